@@ -1,0 +1,1 @@
+"""Benchmarks of memkit, each beside its limit in the same process. Run `python -m benchmarks --help`."""

@@ -1,0 +1,354 @@
+"""The stored format: entries and heads as JSON, versioned, readable for ever.
+
+Every body is one JSON object that begins with `{"v":1,"kind":`. A body with more in it than this version
+knows, written by a newer minor version or kept for one, says so by beginning otherwise, with a `minor` after
+the `v`; it takes the slow path, on which unknown fields land in `extra` and unknown parts in `Opaque`, and
+both go back as they came. A different `v` is not read at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar, cast, get_args
+
+import msgspec
+
+from memkit.content import (
+    EMPTY,
+    MAX_DEPTH,
+    Blob,
+    Content,
+    Json,
+    Known,
+    Opaque,
+    Part,
+    Ref,
+    Text,
+    ToolCall,
+    ToolResult,
+    to_json,
+)
+from memkit.conversation import Head, Summary
+from memkit.errors import FormatError
+from memkit.rawjson import load_text, split_array, split_object
+from memkit.run import Amend, Counts, Entry, Extend, Retract, Run, Status
+
+T = TypeVar("T")
+
+VERSION: Final = 1
+MAX_BODY: Final = 32 * 1024 * 1024
+"""The largest body, in bytes. Larger media belong in a store of their own, with a `Ref` here."""
+
+
+class Codec(Protocol):
+    """Turns entries and heads into bytes and back: the place for encryption, compression, other formats.
+
+    All methods raise `FormatError` on what they cannot write or read.
+    """
+
+    def encode(self, entry: Entry, /) -> bytes:
+        """Return the body of an entry."""
+        ...
+
+    def decode(self, body: bytes, /) -> Entry:
+        """Return the entry of a body."""
+        ...
+
+    def encode_head(self, head: Head, /) -> bytes:
+        """Return the bytes of a head."""
+        ...
+
+    def decode_head(self, data: bytes, /) -> Head:
+        """Return the head of these bytes."""
+        ...
+
+
+class JsonCodec:
+    """memkit's own format."""
+
+    def encode(self, entry: Entry, /) -> bytes:
+        """Return the body of an entry.
+
+        Raises:
+            FormatError: a value that JSON cannot hold, nesting deeper than 100 levels, or too large a body.
+        """
+        return _write(entry, _check_entry(entry, "v"), repr(entry.id))
+
+    def decode(self, body: bytes, /) -> Entry:
+        """Return the entry of a body.
+
+        Raises:
+            FormatError: not an entry, or one of a version that this one cannot read.
+        """
+        if body.startswith(_FAST):
+            try:
+                entry = _entries.decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                pass  # an unknown part, an escaped surrogate, or damage
+            else:
+                return _with_shared_name(entry)
+        return _with_shared_name(_read_slowly(body, _ENTRIES))
+
+    def encode_head(self, head: Head, /) -> bytes:
+        """Return the bytes of a head.
+
+        Raises:
+            FormatError: meta that JSON cannot hold, or too large a head.
+        """
+        to_json(head.meta, "meta")
+        has_extra = _check_extra(head, "extra", "v")
+        if head.summary is not None:
+            to_json(head.summary.created_at, "summary.created_at")
+            has_extra |= _check_extra(head.summary, "summary.extra")
+        return _write(head, has_extra, "the head")
+
+    def decode_head(self, data: bytes, /) -> Head:
+        """Return the head of these bytes.
+
+        Raises:
+            FormatError: not a head, or one of a version that this one cannot read.
+        """
+        if data.startswith(_FAST):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                return _heads.decode(data)
+        return _read_slowly(data, {"head": Head})
+
+
+_ENTRIES: Final[dict[str, type[Entry]]] = {"run": Run, "extend": Extend, "amend": Amend, "retract": Retract}
+_PARTS: Final[dict[str, type[Known]]] = {
+    "text": Text,
+    "json": Json,
+    "blob": Blob,
+    "ref": Ref,
+    "call": ToolCall,
+    "result": ToolResult,
+}
+_FAST: Final = b'{"v":1,"kind":'
+_STATUSES: Final[tuple[str, ...]] = get_args(Status)
+
+# Results in results cost a reader several frames of its stack for each level, so there can be ten of them.
+_RESULT_DEPTH: Final = 10
+
+
+def _plain(value: object) -> object:
+    """Return what msgspec can encode in the place of what it does not know."""
+    if isinstance(value, Opaque):
+        return msgspec.Raw(value.raw)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, Any]", value))
+    raise TypeError(f"a {type(value).__name__} is not JSON")
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+_entries: Final = msgspec.json.Decoder(Run | Extend | Amend | Retract)
+_heads: Final = msgspec.json.Decoder(Head)
+
+
+# --- writing ---
+
+
+def _write(value: Entry | Head, has_extra: bool, what: str) -> bytes:
+    try:
+        body = _write_slowly(value) if has_extra else _write_fast(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{what} cannot be stored as JSON: {error}") from error
+    if len(body) > MAX_BODY:
+        raise FormatError(
+            f"{what} takes {len(body):,} bytes, more than {MAX_BODY:,}; keep large media elsewhere, as a Ref"
+        )
+    return body
+
+
+def _write_fast(value: Entry | Head) -> bytes:
+    try:
+        return b'{"v":1,' + _encoder.encode(value)[1:]
+    except UnicodeEncodeError:
+        return _write_slowly(value)  # a lone surrogate, which only an escape can hold
+
+
+def _write_slowly(value: Entry | Head) -> bytes:
+    fields = _dump(value)[1:]
+    has_minor = isinstance(value.extra.get("minor"), int)
+    return (f'{{"v":1,{fields}' if has_minor else f'{{"v":1,"minor":0,{fields}').encode()
+
+
+def _dump(value: Any) -> str:
+    if isinstance(value, Opaque):
+        return value.raw.decode()
+    if isinstance(value, Counts):
+        return json.dumps(msgspec.structs.astuple(value), separators=(",", ":"))
+    if isinstance(value, msgspec.Struct):
+        return "{" + ",".join(f"{json.dumps(name)}:{item}" for name, item in _dump_fields(value)) + "}"
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_dump, cast('tuple[Any, ...]', value)))}]"
+    return json.dumps(msgspec.to_builtins(value, enc_hook=_plain), separators=(",", ":"), allow_nan=False)
+
+
+def _dump_fields(value: msgspec.Struct) -> Iterator[tuple[str, str]]:
+    extra: Mapping[str, Any] = getattr(value, "extra", EMPTY)
+    if "minor" in extra:
+        yield "minor", _dump(extra["minor"])
+    if (tag := value.__struct_config__.tag) is not None:
+        yield "kind", json.dumps(tag)
+    for field in msgspec.structs.fields(value):
+        item = getattr(value, field.name)
+        if field.name != "extra" and item is not field.default:
+            yield field.name, _dump(item)
+    for name, item in extra.items():
+        if name != "minor":
+            yield name, _dump(item)
+
+
+# --- reading ---
+
+
+def _read_slowly(body: bytes, kinds: Mapping[str, type[T]]) -> T:
+    try:
+        fields = split_object(body.decode())
+        is_version_known = "v" in fields
+        version, kind = load_text(fields.pop("v", "null")), load_text(fields.pop("kind", "null"))
+        if fields.get("minor") == "0":
+            del fields["minor"]  # says no more than that the slow path is to be taken
+        if version != VERSION:
+            raise FormatError(
+                f"stored in version {version!r} of the format, of which this memkit reads {VERSION}"
+                if is_version_known
+                else "not stored by memkit: there is no format version in it"
+            )
+        if kind not in kinds:
+            raise FormatError(f"an entry of the kind {kind!r} was stored by a newer version; upgrade memkit")
+        return _read_struct(kinds[kind], fields)
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"not what memkit stores: {error} (it begins {body[:60]!r})") from error
+
+
+def _read_struct(cls: type[T], fields: Mapping[str, str]) -> T:
+    slots = {field.name: field for field in msgspec.structs.fields(cast("type[msgspec.Struct]", cls))}
+    known: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, raw in fields.items():
+        slot = slots.get(name)
+        if slot is None or name == "extra":
+            extra[name] = load_text(raw)
+        elif raw != "null" or slot.required:
+            read = _READERS.get(name)
+            known[name] = read(raw) if read else msgspec.convert(load_text(raw), slot.type)
+    return cast("Callable[..., T]", cls)(**known, extra=extra or EMPTY)
+
+
+def _read_content(raw: str) -> Content:
+    return _read_parts(raw) if raw.startswith("[") else msgspec.convert(load_text(raw), str)
+
+
+def _read_parts(raw: str) -> tuple[Part, ...]:
+    return tuple(map(_read_part, split_array(raw)))
+
+
+def _read_part(raw: str) -> Part:
+    fields = split_object(raw)
+    kind = load_text(fields.pop("kind", "null"))
+    if isinstance(kind, str) and kind in _PARTS:
+        with suppress(msgspec.ValidationError, TypeError, FormatError):
+            return _read_struct(_PARTS[kind], fields)
+    return Opaque(raw.encode())
+
+
+def _read_run(raw: str) -> Run:
+    fields = split_object(raw)
+    fields.pop("kind", None)
+    return _read_struct(Run, fields)
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "input": _read_content,
+    "output": _read_content,
+    "content": _read_content,
+    "steps": _read_parts,
+    "run": _read_run,
+    "summary": lambda raw: _read_struct(Summary, split_object(raw)),
+}
+
+
+def _with_shared_name(entry: Entry) -> Entry:
+    """Let all counts share one string for the name of their counter: 60 bytes a run less."""
+    run = entry.run if isinstance(entry, Amend) else entry
+    if not isinstance(run, Retract) and run.counts is not None:
+        msgspec.structs.force_setattr(run.counts, "name", sys.intern(run.counts.name))
+    return entry
+
+
+# --- checking ---
+
+
+def _check_entry(entry: Entry, *taken: str) -> bool:
+    """Refuse what would not come back from JSON as it is; return whether there are extra fields in it."""
+    if not isinstance(cast("object", entry.id), str) or not entry.id:
+        raise FormatError(f"the id of an entry is a non-empty str, not {entry.id!r}; see new_id()")
+    has_extra = _check_extra(entry, "extra", *taken)
+    if isinstance(entry, Run):
+        has_extra |= _check_run(entry)
+    elif isinstance(entry, Amend):
+        has_extra |= _check_entry(entry.run)
+    elif isinstance(entry, Extend):
+        has_extra |= _check_parts(entry.steps, "steps")
+        has_extra |= _check_content(() if entry.output is None else entry.output, "output")
+        _check_status(entry.status or "complete")
+    return has_extra
+
+
+def _check_run(run: Run) -> bool:
+    if not isinstance(cast("object", run.created_at), float | int):
+        raise FormatError(f"created_at is seconds since the epoch, not {run.created_at!r}")
+    to_json(run.created_at, "created_at")
+    if run.meta is not EMPTY:
+        to_json(run.meta, "meta")
+    _check_status(run.status)
+    has_extra = _check_content(run.input, "input")
+    has_extra |= _check_parts(run.steps, "steps")
+    return _check_content(run.output, "output") or has_extra
+
+
+def _check_status(status: str) -> None:
+    if status not in _STATUSES:
+        raise FormatError(f"the status of a run is one of {', '.join(_STATUSES)}, not {status!r}")
+
+
+def _check_content(content: Content, where: str, depth: int = 2) -> bool:
+    return False if isinstance(content, str) else _check_parts(content, where, depth)
+
+
+def _check_parts(parts: tuple[Part, ...], where: str, depth: int = 2) -> bool:
+    if not isinstance(cast("object", parts), tuple):
+        raise FormatError(f"{where} is a {type(parts).__name__}, not a tuple of parts; see to_content()")
+    if depth > MAX_DEPTH:
+        raise FormatError(f"{where} is nested deeper than {MAX_DEPTH} levels; store it flatter, or as text")
+    has_extra = False
+    for index, part in enumerate(parts):
+        at = f"{where}[{index}]"
+        if isinstance(part, Opaque):
+            continue
+        if not isinstance(cast("object", part), Known):
+            raise FormatError(f"{at} is a {type(part).__name__}, not a part; see memkit.content")
+        if isinstance(part, Json):
+            to_json(part.value, f"{at}.value", depth)
+        elif isinstance(part, ToolResult):
+            has_extra |= _check_content(part.content, f"{at}.content", depth + _RESULT_DEPTH)
+        has_extra |= _check_extra(part, f"{at}.extra", depth=depth)
+    return has_extra
+
+
+def _check_extra(value: Entry | Head | Summary | Known, where: str, *taken: str, depth: int = 2) -> bool:
+    """Refuse fields that would take the place of others; return whether there are any."""
+    if not value.extra:
+        return value.extra is not EMPTY  # the fast path would write a field called "extra"
+    to_json(value.extra, where, depth)
+    config = value.__struct_config__
+    for name in (*taken, config.tag_field, *value.__struct_fields__):
+        if name in value.extra and name != "extra":
+            raise FormatError(f"{where}.{name} is no unknown field: {type(value).__name__} has one of that name")
+    return True

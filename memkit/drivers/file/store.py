@@ -1,0 +1,400 @@
+"""What happens to a conversation's file: reading without a lock, writing under one. All of it blocks.
+
+Whoever writes holds `flock` on the file and appends one line with one `pwrite`; readers look at what the last
+complete line says and never wait. What cannot be done by a line at the end (trim, redact) is done in a new
+file that takes the old one's name. A line torn by a crash is moved to `<name>.torn` by the next writer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from memkit.driver import Appended, Log, Record, check_end, check_positions, clip, new_epoch, position_of
+from memkit.drivers.file.layout import (
+    BLOCK,
+    Backwards,
+    Header,
+    OvertakenError,
+    Snapshot,
+    append_line,
+    blanked,
+    bodies_of,
+    head_line,
+    header_line,
+    is_head,
+    line_at,
+    offset_of,
+    position_at,
+    read_header,
+    records_of,
+    rewritten,
+    take_snapshot,
+)
+from memkit.errors import ConflictError, DriverError, FormatError
+
+PAGE_BYTES: Final = 8 * 1024 * 1024
+"""About how many bytes one load returns at most, if that is more than one entry."""
+
+LOCK_TIMEOUT: Final = 5.0
+"""Seconds for which a writer waits for others that hold the file."""
+
+_TRIES: Final = 8
+_log: Final = logging.getLogger(__name__)
+
+
+class ConversationFile:
+    """The file of one conversation: a path, and what was last seen behind it."""
+
+    def __init__(self, path: Path, key: str, *, durable: bool) -> None:
+        self._path = path
+        self._name = str(path)
+        self._key = key
+        self._size = 0  # of the file, when it was locked
+        self._durable = durable
+        self._seen: Snapshot | None = None
+
+    # --- reading ---
+
+    def load(self, start: int, stop: int | None) -> Log:
+        """Return head and entries of one moment, without a lock unless writers are always quicker."""
+        for left in reversed(range(_TRIES)):
+            try:
+                fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                break
+            try:
+                if left == 0:
+                    self._lock(fd)
+                return self._read(fd, start, stop)
+            except (FormatError, OvertakenError) as error:
+                if left == 0:
+                    raise self._damaged(str(error)) from error
+            finally:
+                os.close(fd)
+        return Log()
+
+    def key_if_alive(self) -> str | None:
+        """Return the key of the file, if there is a conversation in it that has not expired."""
+        with suppress(FileNotFoundError, FormatError):
+            fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                first = read_header(fd, self._name)
+                self._key = first[1].key if first else ""
+                return None if self._read(fd, 0, 0).epoch == "" else self._key
+            except OvertakenError:
+                return self._key  # whoever overtook us is using it
+            finally:
+                os.close(fd)
+        return None
+
+    def _read(self, fd: int, start: int, stop: int | None) -> Log:
+        size = os.fstat(fd).st_size
+        header = read_header(fd, self._name)
+        if header is None:
+            return Log()
+        floor = len(header[0])
+        tail = Backwards(fd, floor, size)
+        now = self._checked(take_snapshot(fd, size, self._name, tail))
+        if now is None:
+            return Log()
+        base = now.header.base
+        low, high = clip(base, now.end, start, stop)
+        bodies: list[bytes] = []
+        if low < high:
+            size = now.size
+            if high < now.end:
+                size = offset_of(fd, now, high)
+                tail = Backwards(fd, floor, size)
+            try:
+                first, found = bodies_of(*tail.lines(low, size, PAGE_BYTES))
+            except (ValueError, KeyError, msgspec.MsgspecError) as error:
+                raise self._damaged(str(error)) from error
+            if first + len(found) < high:
+                raise self._damaged(f"entry {first + len(found)} is missing")
+            low = max(low, first)
+            bodies = found[low - first : high - first]
+        return Log(now.header.epoch, base, low, now.end, bodies, now.head, now.revision)
+
+    # --- writing, one line at the end ---
+
+    def append(self, records: Sequence[Record], since: int, expect: int | None, epoch: str | None) -> Appended:
+        """Store all records as one line, unless they are stored already."""
+        fd = self._open_locked(create=True)
+        try:
+            seen = self._look(fd)
+            end, actual = (seen.end, seen.header.epoch) if seen else (0, "")
+            stored = self._stored_since(fd, seen, since) if seen and since < end else {}
+            position = position_of(self._key, records, stored)
+            if position is not None:
+                return Appended(position, end, actual)
+            check_end(self._key, epoch=epoch, expect=expect, actual_epoch=actual, actual_end=end)
+            if seen is None:
+                self._seen = seen = self._create(fd, append_line(0, -1, records), end=len(records))
+                return Appended(0, len(records), seen.header.epoch)
+            line = append_line(end, seen.head_at, records)
+            self._put(fd, seen.size, line)
+            self._seen = msgspec.structs.replace(seen, size=seen.size + len(line), end=end + len(records))
+            return Appended(end, end + len(records), actual)
+        except BaseException:
+            self._clean_up(fd)
+            raise
+        finally:
+            os.close(fd)
+
+    def commit(self, head: bytes, revision: str) -> str:
+        """Store a head as one line, if the head of that revision is still the current one."""
+        with self._writing() as (fd, now):
+            actual = now.revision if now else ""
+            if revision != actual:
+                raise ConflictError(
+                    f"the head of {self._key!r} was changed by someone else; read it again",
+                    expected=revision,
+                    actual=actual,
+                )
+            now = now or self._create(fd, b"")  # noqa: PLW2901
+            epoch, _, number = now.revision.rpartition(".")
+            return self._put_head(fd, now, f"{epoch}.{int(number) + 1}", now.expires, head)
+
+    def expire(self, moment: float | None) -> bool:
+        """Store when the conversation expires, with the head as it is."""
+        with self._writing(create=False) as (fd, now):
+            if now is None:
+                return False
+            self._put_head(fd, now, now.revision, moment, now.head)
+            return True
+
+    def delete(self) -> bool:
+        """Remove the file, and what was set aside from it."""
+        with self._writing(create=False) as (fd, now):
+            if fd >= 0:
+                self._path.unlink()
+                self._torn_path.unlink(missing_ok=True)
+                self._sync_folder()
+            return now is not None
+
+    def _create(self, fd: int, line: bytes, end: int = 0) -> Snapshot:
+        """Begin a conversation with a line, in an empty file or in the place of one that has expired."""
+        header = Header(1, self._key, new_epoch(), 0, _new_file_id())
+        raw = header_line(header)
+        if os.fstat(fd).st_size:
+            self._replace_file(fd, (raw, line))
+        else:
+            self._put(fd, 0, raw + line)
+            self._sync_folder()
+        return Snapshot(raw, header, len(raw) + len(line), end, revision=f"{header.epoch}.0")
+
+    def _put_head(self, fd: int, now: Snapshot, revision: str, expires: float | None, head: bytes | None) -> str:
+        line = head_line(now.end, revision, expires, head)
+        self._put(fd, now.size, line)
+        if now.head_at >= 0:  # what the old head said must not stay in the file
+            os.pwrite(fd, blanked(line_at(fd, now.head_at, now.size)), now.head_at)
+        self._seen = msgspec.structs.replace(
+            now, size=now.size + len(line), head_at=now.size, head=head, revision=revision, expires=expires
+        )
+        return revision
+
+    def _put(self, fd: int, at: int, data: bytes) -> None:
+        """Write at the end of the file, all or nothing."""
+        try:
+            written = os.pwrite(fd, data, at)
+            while written < len(data):
+                written += os.pwrite(fd, data[written:], at + written)
+            if self._durable:
+                os.fdatasync(fd)
+        except BaseException:
+            os.ftruncate(fd, at)
+            raise
+
+    # --- writing a new file ---
+
+    def trim(self, before: int, epoch: str | None) -> int:
+        """Drop the entries before this position."""
+        with self._writing(create=False) as (fd, now):
+            check_end(
+                self._key, epoch=epoch, expect=None, actual_epoch=now.header.epoch if now else "", actual_end=0
+            )
+            if now is None:
+                return 0
+            base = min(max(before, now.header.base), now.end)
+            if base > now.header.base:
+                self._rewrite(fd, now, base, {})
+            return base
+
+    def redact(self, bodies: Mapping[int, bytes], epoch: str) -> None:
+        """Put other bodies in the place of those at these positions."""
+        with self._writing(create=False) as (fd, now):
+            actual = now.header.epoch if now else ""
+            check_end(self._key, epoch=epoch, expect=None, actual_epoch=actual, actual_end=0)
+            base, end = (now.header.base, now.end) if now else (0, 0)
+            check_positions(self._key, bodies, base, end)
+            if now is None:
+                return
+            self._rewrite(fd, now, now.header.base, bodies)
+            self._torn_path.unlink(missing_ok=True)
+
+    def _rewrite(self, fd: int, now: Snapshot, base: int, replaced: Mapping[int, bytes]) -> None:
+        start = offset_of(fd, now, base)
+        before = Backwards(fd, len(now.raw_header), start, 4096).last()
+        if before is not None and not is_head(before[1]):
+            start = before[0]  # an append of several entries may lie on both sides of the base
+        header = msgspec.structs.replace(now.header, base=base, file=_new_file_id())
+        kept = rewritten(_lines(fd, start, now.size), base, replaced)
+        head = () if now.head_at < 0 else (head_line(now.end, now.revision, now.expires, now.head),)
+        self._replace_file(fd, (header_line(header), *kept, *head))
+
+    def _replace_file(self, fd: int, lines: Sequence[bytes]) -> None:
+        path = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with path.open("xb") as file:
+                os.fchmod(file.fileno(), os.fstat(fd).st_mode & 0o777)
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            path.replace(self._path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        self._seen = None
+        _sync(self._path.parent)
+
+    # --- the file under its lock ---
+
+    @contextmanager
+    def _writing(self, *, create: bool = True) -> Generator[tuple[int, Snapshot | None], None, None]:
+        """Yield the locked file, -1 if there is none, and what is in it: None if there is no conversation."""
+        fd = self._open_locked(create=create)
+        if fd < 0:
+            yield fd, None
+            return
+        try:
+            yield fd, self._look(fd)
+        except BaseException:
+            self._clean_up(fd)
+            raise
+        finally:
+            os.close(fd)
+
+    def _clean_up(self, fd: int) -> None:
+        """After an error: trust nothing that was seen, and leave no empty file that was made for nothing."""
+        self._seen = None
+        if os.fstat(fd).st_size == 0:
+            self._path.unlink(missing_ok=True)
+
+    def _open_locked(self, *, create: bool) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        while True:
+            try:
+                fd = os.open(self._name, flags, 0o666)
+            except FileNotFoundError:
+                if not create:
+                    return -1
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags |= os.O_CREAT
+                continue
+            try:
+                self._lock(fd)
+                status = os.fstat(fd)
+                if status.st_nlink:
+                    self._size = status.st_size
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # renamed over or deleted while we waited: what we hold is not the file any more
+
+    def _lock(self, fd: int) -> None:
+        deadline = 0.0
+        while True:
+            try:
+                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + LOCK_TIMEOUT
+                if now > deadline:
+                    raise DriverError(
+                        f"other processes have held {self._name} for {LOCK_TIMEOUT:g} s; try again", retryable=True
+                    ) from None
+                time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - spreads the waiters, hides nothing
+
+    def _look(self, fd: int) -> Snapshot | None:
+        """Return what the file holds, None if there is no conversation; set aside what a crash has torn."""
+        size = self._size
+        now = self._seen
+        if now is None or now.size != size or os.pread(fd, len(now.raw_header), 0) != now.raw_header:
+            now = take_snapshot(fd, size, self._name)
+            sound = now.size if now else 0
+            if sound < size:
+                self._set_aside(fd, sound, size)
+        return self._checked(now)
+
+    def _checked(self, now: Snapshot | None) -> Snapshot | None:
+        if now is not None and now.header.key != self._key:
+            raise FormatError(
+                f"{self._path} is the file of {now.header.key[:80]!r}, not of {self._key[:80]!r}; was it renamed?"
+            )
+        is_over = now is not None and now.expires is not None and now.expires <= time.time()
+        return None if is_over else now
+
+    def _set_aside(self, fd: int, sound: int, size: int) -> None:
+        torn = os.pread(fd, size - sound, sound)
+        with self._torn_path.open("ab") as file:
+            file.write(torn + b"\n")
+        os.ftruncate(fd, sound)
+        _log.warning(
+            "%s ended in %d bytes that a crash had left unfinished; they were moved to %s",
+            self._path, len(torn), self._torn_path.name,
+        )  # fmt: skip
+
+    def _stored_since(self, fd: int, now: Snapshot, since: int) -> dict[str, tuple[int, bytes]]:
+        low = max(since, now.header.base)
+        stored: dict[str, tuple[int, bytes]] = {}
+        if low < now.end:
+            data, start, stop = Backwards(fd, len(now.raw_header), now.size).lines(low, now.size, now.size)
+            for line in data[start:stop].split(b"\n")[:-1]:
+                if not is_head(line):
+                    for position, record in enumerate(records_of(line), position_at(line)):
+                        stored[record.id] = position, record.body
+        return {record_id: item for record_id, item in stored.items() if item[0] >= low}
+
+    def _sync_folder(self) -> None:
+        if self._durable:
+            _sync(self._path.parent)
+
+    @property
+    def _torn_path(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.torn")
+
+    def _damaged(self, what: str) -> FormatError:
+        return FormatError(f"{self._path} is damaged: {what}; restore it from a backup, nothing was changed")
+
+
+def _lines(fd: int, start: int, stop: int) -> Iterator[bytes]:
+    rest = b""
+    while start < stop:
+        block = os.pread(fd, min(16 * BLOCK, stop - start), start)
+        start += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+
+
+def _new_file_id() -> str:
+    return secrets.token_hex(4)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

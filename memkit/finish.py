@@ -1,0 +1,138 @@
+"""`finish`: a blocking write in a worker thread, that ends whoever cancels.
+
+A shield of anyio does not stop a native `task.cancel()` or `asyncio.timeout`, after which the caller would go
+on while the thread still writes. So on asyncio the job is a future of an executor, which tells whether it has
+begun and whether it is over; elsewhere a lock decides who was first, the thread or the cancellation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    current_time,
+    get_cancelled_exc_class,
+    move_on_after,
+    sleep,
+    to_thread,
+)
+from anyio.lowlevel import RunVar
+
+from memkit.errors import DriverError
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+WRITE_TIMEOUT: Final = 10.0
+"""Seconds after which a write that hangs is given up, its outcome unknown."""
+
+_THREADS: Final = 16
+_limiter: Final[RunVar[CapacityLimiter]] = RunVar("memkit.finish")
+_pools: Final[list[ThreadPoolExecutor]] = []
+os.register_at_fork(after_in_child=_pools.clear)  # its threads are not there in a child
+
+
+async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -> T:
+    """Run a blocking write in a worker thread, to its end, whoever cancels; then raise the cancellation.
+
+    A cancellation before the thread has begun leaves nothing written. After `time_limit` seconds the thread
+    is left to itself, since a store that hangs must not make a task immortal.
+
+    Raises:
+        DriverError: the time is over and the outcome unknown; repeating an append is safe.
+    """
+    loop = _asyncio_loop()
+    if loop is None:
+        return await _finish_with_claim(write, time_limit)
+    return await _finish_on_asyncio(loop, write, time_limit)
+
+
+async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[], T], time_limit: float) -> T:
+    import asyncio  # noqa: PLC0415 - 40 ms that a program on trio need not pay
+
+    job: Future[T] = _pool().submit(write)
+    waiter = asyncio.wrap_future(job)
+    deadline = loop.time() + time_limit
+    timer = loop.call_at(deadline, waiter.cancel)
+    try:
+        return await waiter
+    except asyncio.CancelledError:
+        # The caller's cancellation, or that of our timer. A job that has not begun is cancelled with its waiter.
+        if not job.cancelled():
+            await _until(job.done, deadline)
+        if loop.time() >= deadline:
+            raise _unknown(time_limit) from None
+        raise
+    finally:
+        timer.cancel()
+
+
+async def _finish_with_claim(write: Callable[[], T], time_limit: float) -> T:
+    claim = threading.Lock()
+    done = threading.Event()
+
+    def claimed() -> T:
+        if not claim.acquire(blocking=False):
+            raise RuntimeError("the write was cancelled before it began")  # nobody is there to see it
+        try:
+            return write()
+        finally:
+            done.set()
+
+    with move_on_after(time_limit) as scope:
+        try:
+            return await to_thread.run_sync(claimed, abandon_on_cancel=True, limiter=worker_threads())
+        except get_cancelled_exc_class():
+            if not scope.cancel_called and not claim.acquire(blocking=False):
+                await _until(done.is_set, scope.deadline)
+                if not done.is_set():
+                    raise _unknown(time_limit) from None
+            raise
+    raise _unknown(time_limit)
+
+
+def worker_threads() -> CapacityLimiter:
+    """Return the limiter of this event loop for the threads of drivers: files must not starve other work."""
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+    return limiter
+
+
+async def _until(is_over: Callable[[], bool], deadline: float) -> None:
+    # Polling, because this is rare, and because a native cancellation goes through every shield of anyio.
+    with CancelScope(shield=True):
+        while not is_over() and current_time() < deadline:
+            try:
+                await sleep(0.001)
+            except get_cancelled_exc_class():
+                continue
+
+
+def _unknown(time_limit: float) -> DriverError:
+    return DriverError(
+        f"the write did not end within {time_limit:g} s and its outcome is unknown; "
+        "repeat it with the same record",
+        retryable=True,
+    )
+
+
+def _pool() -> ThreadPoolExecutor:
+    if not _pools:
+        _pools.append(ThreadPoolExecutor(_THREADS, thread_name_prefix="memkit"))
+    return _pools[0]
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    module = sys.modules.get("asyncio")
+    return None if module is None else module._get_running_loop()  # noqa: SLF001 - documented, does not raise

@@ -1,0 +1,481 @@
+"""`Memory`: the handle on one conversation, which joins driver, codec, counter and strategy.
+
+Everything that decides is a pure function elsewhere; here is what waits. A handle owns no task, is cheap, and
+is meant to be made for each request. Handles on the same conversation, in any number of processes, never lose
+or double a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypedDict, TypeVar, Unpack
+
+import msgspec
+from anyio import to_thread
+
+from memkit.codec import Codec, JsonCodec
+from memkit.content import Content, Part, to_content, to_json, to_parts
+from memkit.conversation import Conversation, Head, View
+from memkit.driver import Driver, Redact, Trim, capability, check_key
+from memkit.drivers.file import FileDriver
+from memkit.errors import BudgetError, ClosedError, ConflictError, FormatError, UnsupportedError
+from memkit.explanation import Explanation, explain
+from memkit.history import History, find_run, fork_of, redactions
+from memkit.messages import ChatMessage, chat_messages
+from memkit.run import Amend, Entry, Extend, Retract, Run, Status, new_id, new_run
+from memkit.strategies import Strategy, last_runs
+from memkit.tokens import INLINE_CHARS, TokenCounter, chars_of, is_counted
+from memkit.turn import Turn
+from memkit.window import PAGE, Window
+
+T = TypeVar("T")
+Given: TypeAlias = str | Part | Iterable[Part] | None
+
+
+class Options(TypedDict, total=False):
+    """The options of a `Memory`, for functions that pass them on."""
+
+    strategy: Strategy | None
+    counter: TokenCounter | None
+    codec: Codec | None
+    retain: int | None
+    use_summary: bool
+
+
+def open(key: str, directory: str | PathLike[str] = ".memkit", **options: Unpack[Options]) -> Memory:  # noqa: A001
+    """Return a handle on the conversation `key` in files under `directory`, to be used with `async with`."""
+    return Memory(FileDriver(directory), key, **options)
+
+
+class Memory:
+    """Remembers one conversation. Use it with `async with`, which loads what the strategy needs.
+
+    `strategy` decides what goes into prompts; by default the last 100 runs. `counter` counts every run once
+    and is the strategy's own, if not given. `retain` is how many runs stay in the store, of which older ones
+    are trimmed a few at a time: at least `retain`, at most a quarter more. `use_summary=False` shows the runs
+    that a summary covers instead of the summary. All methods raise `ClosedError` outside the `async with`.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        key: str,
+        *,
+        strategy: Strategy | None = None,
+        counter: TokenCounter | None = None,
+        codec: Codec | None = None,
+        retain: int | None = None,
+        use_summary: bool = True,
+    ) -> None:
+        check_key(key)
+        self._driver = driver
+        if retain is not None:
+            if retain < 1:
+                raise BudgetError(f"retain must be at least 1 run, not {retain}; to forget all, call clear()")
+            self._able(Trim, "trim")
+        self._strategy: Final = strategy or last_runs(100)
+        self._counter: TokenCounter | None = counter or getattr(self._strategy, "counter", None)
+        self._codec: Final = codec or JsonCodec()
+        self._retain = retain
+        self._use_summary = use_summary
+        self._window = Window(driver, key, self._codec, self._counter)
+        self._is_open = False
+        self._is_settled = False  # whether the window is enough for the strategy, and all runs are counted
+        self._full: tuple[Conversation, View] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._is_open:
+            raise ClosedError(f"this handle on {self.key!r} is open already; make one for each `async with`")
+        await self._window.open()
+        await self._settle()
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_open = False
+
+    def __repr__(self) -> str:
+        return f"<Memory of {self.key!r}, {self._strategy!r}>"
+
+    # --- what is known without waiting ---
+
+    @property
+    def key(self) -> str:
+        """The key of the conversation."""
+        return self._window.conversation.key
+
+    @property
+    def conversation(self) -> Conversation:
+        """The window on the conversation that is loaded."""
+        self._check_open()
+        return self._window.conversation
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """The meta of the conversation, as of the last read; `update_meta` changes it."""
+        return self.conversation.head.meta
+
+    def view(self, *, reserved: int = 0) -> View:
+        """Return what the strategy keeps when `reserved` tokens of the prompt are taken by other things."""
+        return self._strategy(self._full_view(reserved))
+
+    def messages(
+        self, input: Given = None, *, system: Given = None, reserve: int = 0, tokens: int | None = None
+    ) -> list[ChatMessage]:
+        """Return the prompt as chat messages: `system`, the summary, the runs of the view, the new `input`.
+
+        With a counter, the tokens of `system` and `input` and `reserve` more, for tools and the reply, are kept
+        free. `tokens` are those of `system` and `input` together, if the caller has counted them already.
+
+        Raises:
+            BudgetError: `system` or `input` is so long that counting it would block the event loop: pass
+                `tokens=await memory.count(...)`. Or the strategy finds no room, and was told to raise.
+        """
+        said, told = to_content(input), to_content(system)
+        view = self.view(reserved=self._reserved((told, said), reserve, tokens))
+        return chat_messages(view, system=told, input=said)
+
+    def explain(
+        self, input: Given = None, *, system: Given = None, reserve: int = 0, tokens: int | None = None
+    ) -> Explanation:
+        """Return what `messages` would put into the prompt, what not, why, and for how many tokens."""
+        said = to_content(system), to_content(input)
+        full = self._full_view(self._reserved(said, reserve, tokens))
+        return explain(self.conversation, full, self._strategy)
+
+    # --- what waits ---
+
+    async def add(
+        self,
+        input: Given,
+        output: Given = None,
+        *,
+        steps: Part | Iterable[Part | str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Store one exchange, and return it as a run. It is stored when this returns.
+
+        Raises:
+            FormatError: content or `meta` that cannot be stored; nothing was.
+            DriverError: the store failed, maybe after it was stored. Adding again makes another run: to be able
+                to repeat, make the run with `new_run` and `append` that, again if need be.
+            ConflictError: the conversation was deleted since it was read.
+        """
+        run = new_run(input, output, steps=steps, meta=meta)
+        await self._append(run)
+        return run
+
+    async def append(self, *entries: Entry, since: int | None = None) -> int:
+        """Store entries made before, all or none, and return the position of the first.
+
+        Entries that are stored already are not stored again: they are looked for from `since` on, the end of
+        the log when they were made; by default from where this handle has seen them or would put them.
+
+        Raises:
+            ConflictError: an id is stored with other content, or only a part of the entries is stored.
+        """
+        self._check_open()
+        if not entries:
+            raise FormatError("append() needs at least one run to store")
+        if since is None:
+            window = self._window.conversation
+            seen = (at for at, entry in enumerate(window.entries, window.start) if entry.id == entries[0].id)
+            since = next(seen, None)
+        return await self._append(*entries, since=since)
+
+    def turn(self, input: Given, *, early: bool = False, meta: Mapping[str, Any] | None = None) -> Turn:
+        """Return a context in which an answer is streamed or tools run; it is stored as one run on leaving.
+
+        If the context is left by an error or a cancellation, what there is is stored as a partial run. With
+        `early=True` the input is stored at once, and `await turn.save()` stores what has come since.
+        """
+        self._check_open()
+        return Turn(self.append, new_run(input, meta=meta, status="partial"), early=early)
+
+    async def extend(
+        self,
+        run: Run | str,
+        *,
+        drop: int = 0,
+        steps: Part | Iterable[Part | str] | None = None,
+        output: Given = None,
+        status: Status | None = None,
+    ) -> None:
+        """Drop the last `drop` steps of a run, then add `steps`; replace its output and status, if given.
+
+        Raises:
+            ConflictError: there is no such run.
+        """
+        at, found = await self._find(run)
+        said = None if output is None else to_content(output)
+        await self._append(Extend(new_id(), found.id, at, drop, to_parts(steps), said, status))
+
+    async def amend(self, run: Run, *, erase: bool = False) -> None:
+        """Put `run` in the place of the stored run of the same id. A summary that covers it is removed.
+
+        With `erase=True` the text that it had is overwritten in the store.
+
+        Raises:
+            ConflictError: there is no such run.
+            UnsupportedError: `erase` was asked for and the driver cannot do it; nothing was changed.
+        """
+        if erase:
+            self._able(Redact, "erase")
+        at, _ = await self._find(run)
+        change = Amend(new_id(), at, msgspec.structs.replace(run, counts=None))
+        await self._append(change)
+        await self._after_removal(at, erase=erase, keep=change.id)
+
+    async def retract(self, run: Run | str, *, erase: bool = False) -> None:
+        """Take a run back, for good. A summary that covers it is removed.
+
+        With `erase=True` its text is overwritten in the store; without, the store keeps it, unseen. A run that
+        is taken back already can be given again, to erase it or to finish what a failure has left undone.
+
+        Raises:
+            ConflictError: there is no such run.
+            UnsupportedError: `erase` was asked for and the driver cannot do it; nothing was changed.
+        """
+        self._check_open()
+        if erase:
+            self._able(Redact, "erase")
+        run_id = run if isinstance(run, str) else run.id
+        at, found = await find_run(self._window, run_id)
+        if found is not None:
+            await self._append(Retract(new_id(), run_id, at))
+        await self._after_removal(at, erase=erase)
+
+    def history(self) -> AsyncIterator[Run]:
+        """Iterate over all runs, oldest first, as they are after all changes as of the last read.
+
+        The log is read twice, a page at a time, to where this handle has seen it; `refresh` to see more.
+        """
+        self._check_open()
+        return History(self._window)
+
+    async def update_meta(
+        self, change: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """Merge a mapping into the meta of the conversation, or apply a function to it; return the new meta.
+
+        If someone else was quicker, the change is made again on what they left.
+
+        Raises:
+            FormatError: the result is not JSON; nothing was changed.
+        """
+        self._check_open()
+
+        def changed(head: Head) -> Head:
+            meta = to_json(change(head.meta) if callable(change) else {**head.meta, **change}, "meta")
+            if not isinstance(meta, dict):
+                raise FormatError(f"the meta of {self.key!r} must be a mapping, not a {type(meta).__name__}")
+            return msgspec.structs.replace(head, meta=meta)
+
+        head = await self._window.commit(changed)
+        await self._settle()  # the head of others may have another summary, or none
+        return head.meta
+
+    async def fork(self, key: str) -> Memory:
+        """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
+
+        Runs are written as they are after all changes, in one append; meta and summary come along.
+
+        Raises:
+            ConflictError: there is a conversation of that key already.
+        """
+        self._check_open()
+        await fork_of(self._window, Window(self._driver, key, self._codec, self._counter))
+        await self._settle()  # the head was read
+        return Memory(
+            self._driver,
+            key,
+            strategy=self._strategy,
+            counter=self._counter,
+            codec=self._codec,
+            retain=self._retain,
+            use_summary=self._use_summary,
+        )
+
+    async def trim(self, keep: int) -> int:
+        """Drop all but the newest `keep` runs from the store, for good; return how many entries went.
+
+        Raises:
+            UnsupportedError: the driver cannot trim.
+        """
+        self._check_open()
+        if keep < 0:
+            raise BudgetError(f"keep must not be negative, but is {keep}")
+        driver = self._able(Trim, "trim")
+        while len((window := self._window.conversation).runs) < keep and window.start > window.base:
+            await self._window.load_older()
+        window = self._window.conversation
+        positions, _ = window.resolved()
+        if len(positions) < keep:
+            return 0
+        before = positions[len(positions) - keep] if keep else window.end
+        base = await driver.trim(self.key, before, epoch=window.epoch or None)
+        self._window.trimmed(base)
+        return base - window.base
+
+    async def clear(self) -> bool:
+        """Delete the conversation; return whether there was one. Other handles on it can write no more."""
+        self._check_open()
+        was_there = await self._driver.delete(self.key)
+        self._window.reset()
+        return was_there
+
+    async def refresh(self) -> None:
+        """Read what others have stored since, and the head as it is now."""
+        self._check_open()
+        await self._window.refresh()
+        await self._settle()
+
+    async def count(self, *contents: Given) -> int:
+        """Return the tokens of contents with those of their messages, counted in a thread if they are long.
+
+        Raises:
+            BudgetError: the handle has no counter.
+        """
+        counter = self._counter
+        if counter is None:
+            raise BudgetError("there is nothing to count with; give a counter to Memory(counter=...)")
+        given = [content for value in contents if (content := to_content(value)) != ()]
+
+        def count() -> int:
+            return sum(counter.count(content) + counter.per_message for content in given)
+
+        return await to_thread.run_sync(count) if _is_long(*given) else count()
+
+    # --- inside ---
+
+    async def _append(self, *entries: Entry, since: int | None = None) -> int:
+        self._check_open()
+        before = self._window.conversation.end
+        position = await self._window.append(entries, since=since)
+        if position != before or not self._is_settled or not all(isinstance(entry, Run) for entry in entries):
+            await self._settle()
+        self._shrink()
+        if self._retain is not None:
+            await self._forget_old(self._retain, position)
+        return position
+
+    async def _settle(self) -> None:
+        """Load further back while something older could matter to the strategy."""
+        self._is_settled = False
+        while True:
+            now = self._window.conversation
+            full = await self._priced(now)
+            try:
+                view = self._strategy(full)
+            except BudgetError:
+                return  # for `view` to raise, where a caller can handle it
+            if now.is_enough(view, use_summary=self._use_summary):
+                counter = self._counter
+                # A run with dropped steps has lost its counts: it is counted anew after each change.
+                self._is_settled = counter is None or all(is_counted(run, counter) for run in full.runs)
+                return
+            await self._window.load_older()
+
+    def _shrink(self) -> None:
+        """Keep the window small."""
+        now = self._window.conversation
+        if len(now.entries) <= 4 * PAGE or len(now.entries) % PAGE:
+            return
+        try:
+            view = self.view()
+        except BudgetError:
+            return  # for `view` to raise, where a caller can handle it
+        if view.closed and view.positions:
+            seen = now.head.summary.seen if now.head.summary else now.end
+            self._window.shrink(min(view.positions[0], seen, now.end - PAGE))
+
+    async def _forget_old(self, retain: int, position: int) -> None:
+        """Keep the store small, after an append at `position`.
+
+        To know how many runs there are, all must be read, so only every so many entries somebody looks.
+        """
+        slack = retain // 8
+        stride = max(1, slack)
+        now = self._window.conversation
+        if now.end - now.base <= retain + slack or now.end // stride == position // stride:
+            return
+        while (now := self._window.conversation).start > now.base and len(now.runs) <= retain + slack:
+            await self._window.load_older()
+        if len(now.runs) > retain + slack:
+            await self.trim(retain)
+
+    async def _find(self, run: Run | str) -> tuple[int, Run]:
+        self._check_open()
+        run_id = run if isinstance(run, str) else run.id
+        at, found = await find_run(self._window, run_id)
+        if found is None:
+            raise ConflictError(f"the run {run_id!r} of {self.key!r} was taken back, for good", expected=run_id)
+        return at, found
+
+    async def _after_removal(self, at: int, *, erase: bool, keep: str = "") -> None:
+        """Let the text of a removed run be gone: from the summary, and if asked for from the log.
+
+        The entry with the id `keep` stays.
+        """
+        await self._window.read_head()
+
+        def without_summary(head: Head) -> Head:
+            covers = head.summary is not None and at < head.summary.upto
+            return msgspec.structs.replace(head, summary=None) if covers else head
+
+        await self._window.commit(without_summary)
+        if erase:
+            bodies = await redactions(self._window, at, keep)
+            encoded = {position: self._codec.encode(entry) for position, entry in bodies.items()}
+            await self._able(Redact, "erase").redact(self.key, encoded, epoch=self._window.conversation.epoch)
+        await self._settle()
+
+    async def _priced(self, conversation: Conversation) -> View:
+        view = conversation.view(use_summary=self._use_summary)
+        counter = self._counter
+        if counter is not None:
+            uncounted = [run for run in view.runs if not is_counted(run, counter)]
+            is_long = sum(map(chars_of, uncounted)) > INLINE_CHARS
+            view = await to_thread.run_sync(view.priced, counter) if is_long else view.priced(counter)
+        self._full = conversation, view
+        return view
+
+    def _full_view(self, reserved: int) -> View:
+        now = self.conversation
+        if self._full is None or self._full[0] is not now:
+            view = now.view(use_summary=self._use_summary)
+            self._full = now, view if self._counter is None else view.priced(self._counter)
+        view = self._full[1]
+        if reserved < 0:
+            raise BudgetError(f"the tokens reserved for other things must not be negative, but are {reserved}")
+        return msgspec.structs.replace(view, reserved=reserved) if reserved else view
+
+    def _reserved(self, contents: Sequence[Content], reserve: int, tokens: int | None) -> int:
+        counter = self._counter
+        if counter is None or tokens is not None:
+            return reserve + (tokens or 0)
+        if _is_long(*contents):
+            raise BudgetError(
+                f"counting more than {INLINE_CHARS:,} characters would block the event loop; "
+                "pass tokens=await memory.count(system, input)"
+            )
+        said = [content for content in contents if content != ()]
+        return reserve + sum(counter.count(content) + counter.per_message for content in said)
+
+    def _able(self, kind: Callable[..., T], what: str) -> T:
+        found = capability(self._driver, kind)
+        if found is None:
+            raise UnsupportedError(f"{type(self._driver).__name__} cannot {what}")
+        return found
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise ClosedError(f"the handle on {self.key!r} is closed; use it inside `async with`")
+
+
+def _is_long(*contents: Content) -> bool:
+    return sum(chars_of(Run("", content)) for content in contents) > INLINE_CHARS

@@ -1,0 +1,124 @@
+"""A turn while it happens: an answer that is streamed, tools that run, and what is stored of it when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from anyio import CancelScope, Lock, get_cancelled_exc_class
+
+from memkit.content import Content, Part, to_content, to_parts
+from memkit.errors import ClosedError, MemkitError
+from memkit.run import Extend, Run, Status, new_id
+
+
+class Turn:
+    """One exchange in the making. Leave its `async with`, and what was said is stored as a run.
+
+    Left normally, the run is complete; left by an error or a cancellation, it is partial, and the error goes
+    on. `step` and `write` take what comes and never wait; `save` stores it before the turn ends.
+    """
+
+    def __init__(self, append: Callable[..., Awaitable[int]], run: Run, *, early: bool) -> None:
+        self._append = append
+        self._run = run
+        self._early = early
+        self._position: int | None = None
+        self._unfinished: Run | Extend | None = None
+        self._steps: list[Part] = []
+        self._said: list[str] = []
+        self._answer: Content | None = None
+        self._storing = Lock(fast_acquire=True)
+        self._is_open = False
+
+    @property
+    def run(self) -> Run:
+        """The run with all that has come so far, stored or not."""
+        output = ("".join(self._said) or ()) if self._answer is None else self._answer
+        return msgspec.structs.replace(self._run, steps=(*self._run.steps, *self._steps), output=output)
+
+    def step(self, *parts: Part | str) -> None:
+        """Take steps: what the model said before a tool call, the call, its result."""
+        self._check_open()
+        self._steps.extend(to_parts(parts))
+
+    def write(self, text: str) -> None:
+        """Take a piece of the answer as it is streamed; after `answer`, of a new one."""
+        self._check_open()
+        self._answer = None
+        self._said.append(text)
+
+    def answer(self, output: str | Part | Iterable[Part] | None) -> None:
+        """Take the whole answer, in the place of what was written before."""
+        self._check_open()
+        self._said.clear()
+        self._answer = to_content(output)
+
+    async def save(self) -> None:
+        """Store what has come so far, as a partial run: a process that dies now loses nothing of it."""
+        self._check_open()
+        await self._store("partial")
+
+    async def __aenter__(self) -> Self:
+        self._is_open = True
+        if self._early:
+            await self._store("partial")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._store_whoever_cancels("complete" if error is None else "partial")
+        except MemkitError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and the turn could not be stored: {failure}")
+        finally:
+            self._is_open = False
+
+    async def _store_whoever_cancels(self, status: Status) -> None:
+        """Keep what was said, though the scope may be cancelled already, or be just now."""
+        try:
+            with CancelScope(shield=True):
+                await self._store(status)
+        except get_cancelled_exc_class() as cancellation:
+            # `task.cancel()` goes through every shield of anyio, maybe before the write has begun.
+            try:
+                with CancelScope(shield=True):
+                    await self._store(status)
+            except MemkitError as failure:
+                cancellation.add_note(f"and the turn could not be stored: {failure}")
+            raise
+
+    async def _store(self, status: Status) -> None:
+        async with self._storing:
+            await self._store_next(status)
+
+    async def _store_next(self, status: Status) -> None:
+        await self._finish()
+        run = msgspec.structs.replace(self.run, status=status)
+        if self._position is None:
+            entry: Run | Extend = run
+        elif run == self._run:
+            return
+        else:
+            output = None if run.output == self._run.output else run.output
+            entry = Extend(new_id(), run.id, self._position, 0, tuple(self._steps), output, status)
+        del self._steps[:]
+        self._run, self._unfinished = run, entry
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """Store what is to be stored next; again, if the outcome of the last attempt is unknown."""
+        if self._unfinished is not None:
+            position = await self._append(self._unfinished)
+            if self._position is None:
+                self._position = position
+            self._unfinished = None
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise ClosedError("this turn is not running; use it inside `async with memory.turn(...) as turn`")
