@@ -209,43 +209,61 @@ def position_of(key: str, records: Sequence[Record], stored: Mapping[str, tuple[
     ids = [record.id for record in records]
     if not ids or "" in ids or (len(ids) > 1 and len(set(ids)) < len(ids)):
         raise FormatError(f"an append to {key!r} needs records, each with an id of its own, not {ids[:10]}")
-    if not stored:
-        return None
-    found = [stored.get(record.id) for record in records]
+    found = [stored.get(record_id) for record_id in ids]
     if not any(found):
         return None
-    first = found[0]
-    for offset, (record, at) in enumerate(zip(records, found, strict=True)):
-        if at is None or first is None or at[0] != first[0] + offset:
-            raise ConflictError(
-                f"only a part of this append to {key!r} is stored; append the rest under new ids",
-                expected=ids,
-                actual=[record.id for record, at in zip(records, found, strict=True) if at],
-            )
-        if at[1] != record.body:
+    position = found[0][0] if found[0] else -1
+    if [item and item[0] for item in found] != list(range(position, position + len(ids))):
+        raise ConflictError(
+            f"only a part of this append to {key!r} is stored; append the rest under new ids",
+            expected=ids,
+            actual=[record_id for record_id, item in zip(ids, found, strict=True) if item],
+        )
+    for record, item in zip(records, found, strict=True):
+        if item and item[1] != record.body:
             raise ConflictError(
                 f"{record.id!r} is stored in {key!r} with other content; a new entry needs a new id",
                 expected=record.id,
-                actual=at[0],
+                actual=item[0],
             )
-    return cast("tuple[int, bytes]", first)[0]
+    return position
 
 
-def check_end(key: str, *, epoch: str | None, expect: int | None, actual_epoch: str, actual_end: int) -> None:
-    """Compare what a caller believes of a log with what it is.
+def check_epoch(key: str, epoch: str | None, actual: str) -> None:
+    """Compare the epoch that a caller knows, if it does, with that of the log.
 
     Raises:
-        ConflictError: the log was deleted or made anew, or has another end.
+        ConflictError: the conversation was deleted meanwhile.
     """
-    if epoch is not None and epoch != actual_epoch:
+    if epoch is not None and epoch != actual:
         raise ConflictError(
             f"{key!r} was deleted, or deleted and made anew, since it was read; read it again",
             expected=epoch,
-            actual=actual_epoch,
+            actual=actual,
         )
-    if expect is not None and expect != actual_end:
+
+
+def check_end(key: str, expect: int | None, actual: int) -> None:
+    """Compare the end of the log that a caller expects, if it does, with the real one.
+
+    Raises:
+        ConflictError: someone else has appended meanwhile.
+    """
+    if expect is not None and expect != actual:
         raise ConflictError(
-            f"{key!r} ends at {actual_end}, not at {expect}; read it again", expected=expect, actual=actual_end
+            f"{key!r} ends at {actual}, not at {expect}; read it again", expected=expect, actual=actual
+        )
+
+
+def check_revision(key: str, revision: str, actual: str) -> None:
+    """Compare the revision of the head that a caller wants to replace with the current one.
+
+    Raises:
+        ConflictError: someone else was quicker.
+    """
+    if revision != actual:
+        raise ConflictError(
+            f"the head of {key!r} was changed by someone else; read it again", expected=revision, actual=actual
         )
 
 

@@ -20,7 +20,9 @@ from memkit.driver import (
     Trim,
     capability,
     check_end,
+    check_epoch,
     check_key,
+    check_revision,
     clip,
     position_of,
 )
@@ -87,21 +89,29 @@ class TestCheckKey:
             check_key(key)
 
 
-class TestCheckEnd:
+class TestWhatACallerBelieves:
     def test_agreement(self) -> None:
-        check_end("k", epoch=None, expect=None, actual_epoch="e", actual_end=3)
-        check_end("k", epoch="e", expect=3, actual_epoch="e", actual_end=3)
-        check_end("k", epoch="", expect=0, actual_epoch="", actual_end=0)
+        check_epoch("k", None, "e")
+        check_epoch("k", "e", "e")
+        check_epoch("k", "", "")
+        check_end("k", None, 3)
+        check_end("k", 0, 0)
+        check_revision("k", "e.1", "e.1")
 
     def test_another_epoch(self) -> None:
         with pytest.raises(ConflictError, match="deleted") as caught:
-            check_end("k", epoch="old", expect=3, actual_epoch="new", actual_end=3)
+            check_epoch("k", "old", "new")
         assert (caught.value.expected, caught.value.actual) == ("old", "new")
 
     def test_another_end(self) -> None:
         with pytest.raises(ConflictError, match="ends at 3, not at 0") as caught:
-            check_end("k", epoch="e", expect=0, actual_epoch="e", actual_end=3)
+            check_end("k", 0, 3)
         assert (caught.value.expected, caught.value.actual) == (0, 3)
+
+    def test_another_revision(self) -> None:
+        with pytest.raises(ConflictError, match="changed by someone else") as caught:
+            check_revision("k", "", "e.0")
+        assert (caught.value.expected, caught.value.actual) == ("", "e.0")
 
 
 class Untrimmable:

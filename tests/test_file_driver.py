@@ -485,3 +485,15 @@ def test_a_head_of_any_length_is_blanked_in_its_place() -> None:
         assert json.loads(blank)["dead"] == 0
         assert layout.is_head(blank)
         assert layout.position_at(blank) == 7
+
+
+async def test_a_commit_in_the_place_of_an_expired_conversation_is_kept(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+    old = await fill(driver, "k", 2)
+    await driver.expire("k", -1)
+    revision = await driver.commit("k", b'{"new":1}', revision="")
+    for reader in (driver, FileDriver(tmp_path)):
+        log = await reader.load("k", 0)
+        assert (log.end, log.head, log.revision) == (0, b'{"new":1}', revision)
+        assert log.epoch != old
+    assert (await driver.append("k", [record("a")])).position == 0

@@ -13,13 +13,14 @@ from memkit.driver import (
     Log,
     Record,
     check_end,
+    check_epoch,
     check_key,
     check_positions,
+    check_revision,
     clip,
     new_epoch,
     position_of,
 )
-from memkit.errors import ConflictError
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class InMemoryDriver:
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
         """Return head and entries `start:stop` of one moment."""
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key)
         if stored is None:
             return Log()
@@ -73,11 +74,12 @@ class InMemoryDriver:
     ) -> Appended:
         """Store all records or none; ids are looked up everywhere, whatever `since` is."""
         del since
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key) or _Stored(epoch="")
         position = position_of(key, records, stored.look_up(records))
         if position is None:
-            check_end(key, epoch=epoch, expect=expect, actual_epoch=stored.epoch, actual_end=stored.end)
+            check_epoch(key, epoch, stored.epoch)
+            check_end(key, expect, stored.end)
             position = stored.end
             stored = self._make(key)
             stored.positions.update((record.id, position + n) for n, record in enumerate(records))
@@ -86,15 +88,9 @@ class InMemoryDriver:
 
     async def commit(self, key: str, head: bytes, /, *, revision: str) -> str:
         """Put `head` in the place of the head of that `revision`, and return the new revision."""
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key)
-        actual = stored.revision if stored else ""
-        if revision != actual:
-            raise ConflictError(
-                f"the head of {key!r} was changed by someone else; read it again",
-                expected=revision,
-                actual=actual,
-            )
+        check_revision(key, revision, stored.revision if stored else "")
         stored = self._make(key)
         stored.head = head
         stored.commits += 1
@@ -102,16 +98,16 @@ class InMemoryDriver:
 
     async def delete(self, key: str, /) -> bool:
         """Delete the conversation and end its epoch; return whether there was one."""
-        await self._turn(key)
+        await self._begin(key)
         was_there = self._get(key) is not None
         self._stored.pop(key, None)
         return was_there
 
     async def trim(self, key: str, before: int, /, *, epoch: str | None = None) -> int:
         """Drop the entries before this position for good, and return the new base."""
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key)
-        check_end(key, epoch=epoch, expect=None, actual_epoch=stored.epoch if stored else "", actual_end=0)
+        check_epoch(key, epoch, stored.epoch if stored else "")
         if stored is None:
             return 0
         base = min(max(before, stored.base), stored.end)
@@ -122,16 +118,16 @@ class InMemoryDriver:
 
     async def redact(self, key: str, bodies: Mapping[int, bytes], /, *, epoch: str) -> None:
         """Put these bodies in the place of those at their positions, all or none."""
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key) or _Stored(epoch="")
-        check_end(key, epoch=epoch, expect=None, actual_epoch=stored.epoch, actual_end=stored.end)
+        check_epoch(key, epoch, stored.epoch)
         check_positions(key, bodies, stored.base, stored.end)
         for position, body in bodies.items():
             stored.bodies[position - stored.base] = body
 
     async def expire(self, key: str, ttl: float | None, /) -> bool:
         """Let the conversation be gone after `ttl` seconds from now, or never; return whether there is one."""
-        await self._turn(key)
+        await self._begin(key)
         stored = self._get(key)
         if stored is not None:
             stored.expires = None if ttl is None else time.time() + ttl
@@ -144,7 +140,7 @@ class InMemoryDriver:
             if key.startswith(prefix) and self._get(key) is not None:
                 yield key
 
-    async def _turn(self, key: str) -> None:
+    async def _begin(self, key: str) -> None:
         """Check the key, and let others run: the one await of every method, before anything is done."""
         check_key(key)
         await checkpoint()

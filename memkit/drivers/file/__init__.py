@@ -15,17 +15,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final, TypeVar
 
 from anyio import Lock, to_thread
 
 from memkit.driver import Appended, Log, Record, check_key
-from memkit.drivers.file.store import ConversationFile
+from memkit.drivers.file.store import ConversationFile, live_key
 from memkit.errors import DriverError
 from memkit.finish import WRITE_TIMEOUT, finish, worker_threads
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _MAX_KNOWN: Final = 4096
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -100,8 +99,7 @@ class FileDriver:
         paths = self._directory.glob("*.jsonl")
 
         def next_keys() -> list[str | None]:
-            files = (ConversationFile(path, "", durable=False) for path in islice(paths, 64))
-            return [file.key_if_alive() for file in files]
+            return [live_key(path) for path in islice(paths, 64)]
 
         while keys := await self._read(prefix, next_keys):
             for key in keys:
@@ -115,7 +113,7 @@ class FileDriver:
         file, lock = self._file(key)
         # One thread of this process at a time waits for the file's own lock; the others wait here.
         async with lock:
-            return await finish(_explaining(key, write, file), time_limit=self._write_timeout)
+            return await finish(_explaining(key, lambda: write(file)), time_limit=self._write_timeout)
 
     def _file(self, key: str) -> tuple[ConversationFile, Lock]:
         known = self._known.get(key)
@@ -134,12 +132,12 @@ def _name_of(key: str) -> str:
     return f"{readable or 'key'}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.jsonl"
 
 
-def _explaining(key: str, do: Callable[[*Ts], T], *args: *Ts) -> Callable[[], T]:
+def _explaining(key: str, do: Callable[[], T]) -> Callable[[], T]:
     """Let errors of the operating system say what happened to which conversation, and what to do."""
 
     def explained() -> T:
         try:
-            return do(*args)
+            return do()
         except OSError as error:
             if error.errno in _FULL:
                 advice = "there is no room; nothing was stored, free some and repeat"

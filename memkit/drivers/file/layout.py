@@ -173,9 +173,9 @@ class Backwards:
         self._block = block
 
     def lines(self, low: int, stop: int, limit: int) -> tuple[bytes, int, int]:
-        """Return the lines before the offset `stop` of the file, from an append at position `low` or earlier on.
+        """Return `data, start, stop`: the lines `data[start:stop]` that lie before the offset `stop` of the file.
 
-        They are `data[start:stop]` of the data, start and stop that are returned.
+        They begin with an append at position `low` or earlier.
 
         If they have more than about `limit` bytes, fewer, but at least one append.
         """
@@ -249,8 +249,8 @@ def read_header(fd: int, where: str) -> tuple[bytes, Header] | None:
         raise FormatError(f"the first line of {where} is damaged: {error}; restore it from a backup") from error
 
 
-def take_snapshot(fd: int, size: int, where: str, tail: Backwards | None = None) -> Snapshot | None:
-    """Return what the last complete line tells; None if nothing was ever stored in this file.
+def take_snapshot(fd: int, size: int, where: str, block: int) -> tuple[Snapshot | None, Backwards]:
+    """Return what the last complete line tells, None if nothing was ever stored, and the tail that was read.
 
     Raises:
         FormatError: the file is not memkit's, or damaged.
@@ -258,12 +258,12 @@ def take_snapshot(fd: int, size: int, where: str, tail: Backwards | None = None)
     """
     first = read_header(fd, where)
     if first is None:
-        return None
+        return None, Backwards(fd, 0, 0)
     raw, header = first
-    tail = tail or Backwards(fd, len(raw), size, 4096)
+    tail = Backwards(fd, len(raw), size, block)
     last = tail.last()
     if last is None:
-        return Snapshot(raw, header, len(raw), header.base, revision=f"{header.epoch}.0")
+        return Snapshot(raw, header, len(raw), header.base, revision=f"{header.epoch}.0"), tail
     offset, line = last
     size = offset + len(line) + 1
     try:
@@ -272,14 +272,15 @@ def take_snapshot(fd: int, size: int, where: str, tail: Backwards | None = None)
         else:
             end, head_at = position_at(line) + count_of(line), _number(line, b'"h":')
         if head_at < 0:
-            return Snapshot(raw, header, size, end, revision=f"{header.epoch}.0")
+            return Snapshot(raw, header, size, end, revision=f"{header.epoch}.0"), tail
         found = msgspec.json.decode(line_at(fd, head_at, size), type=_HeadLine)
     except (ValueError, msgspec.MsgspecError) as error:
         raise FormatError(f"{where} is damaged near byte {offset}: {error}; restore it from a backup") from error
     if bytes(found.dead) != b"null":
         raise OvertakenError
-    head = bytes(found.head)
-    return Snapshot(raw, header, size, end, head_at, None if head == b"null" else body_of(head), found.v, found.x)
+    raw_head = bytes(found.head)
+    head = None if raw_head == b"null" else body_of(raw_head)
+    return Snapshot(raw, header, size, end, head_at, head, found.v, found.x), tail
 
 
 def line_at(fd: int, offset: int, size: int) -> bytes:
@@ -332,7 +333,7 @@ def rewritten(lines: Iterator[bytes], base: int, replaced: Mapping[int, bytes]) 
 
 
 def _value(body: bytes) -> bytes:
-    return body if _is_plain(body) else _base64(body)
+    return body if _is_plain(body) else b'"%b"' % base64.b64encode(body)
 
 
 def _is_plain(body: bytes) -> bool:
@@ -345,7 +346,3 @@ def _is_plain(body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _base64(body: bytes) -> bytes:
-    return b'"%b"' % base64.b64encode(body)

@@ -13,14 +13,25 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from memkit.driver import Appended, Log, Record, check_end, check_positions, clip, new_epoch, position_of
+from memkit.driver import (
+    Appended,
+    Log,
+    Record,
+    check_end,
+    check_epoch,
+    check_positions,
+    check_revision,
+    clip,
+    new_epoch,
+    position_of,
+)
 from memkit.drivers.file.layout import (
     BLOCK,
     Backwards,
@@ -41,7 +52,7 @@ from memkit.drivers.file.layout import (
     rewritten,
     take_snapshot,
 )
-from memkit.errors import ConflictError, DriverError, FormatError
+from memkit.errors import DriverError, FormatError
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """About how many bytes one load returns at most, if that is more than one entry."""
@@ -60,7 +71,6 @@ class ConversationFile:
         self._path = path
         self._name = str(path)
         self._key = key
-        self._size = 0  # of the file, when it was locked
         self._durable = durable
         self._seen: Snapshot | None = None
 
@@ -77,36 +87,19 @@ class ConversationFile:
                 if left == 0:
                     self._lock(fd)
                 return self._read(fd, start, stop)
-            except (FormatError, OvertakenError) as error:
+            except FormatError:  # maybe of a line that a writer has just rolled back
                 if left == 0:
-                    raise self._damaged(str(error)) from error
+                    raise
+            except OvertakenError as error:
+                if left == 0:
+                    raise self._damaged("its newest head is blanked out") from error
             finally:
                 os.close(fd)
         return Log()
 
-    def key_if_alive(self) -> str | None:
-        """Return the key of the file, if there is a conversation in it that has not expired."""
-        with suppress(FileNotFoundError, FormatError):
-            fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                first = read_header(fd, self._name)
-                self._key = first[1].key if first else ""
-                return None if self._read(fd, 0, 0).epoch == "" else self._key
-            except OvertakenError:
-                return self._key  # whoever overtook us is using it
-            finally:
-                os.close(fd)
-        return None
-
     def _read(self, fd: int, start: int, stop: int | None) -> Log:
-        size = os.fstat(fd).st_size
-        header = read_header(fd, self._name)
-        if header is None:
-            return Log()
-        floor = len(header[0])
-        tail = Backwards(fd, floor, size)
-        now = self._checked(take_snapshot(fd, size, self._name, tail))
-        if now is None:
+        now, tail = take_snapshot(fd, os.fstat(fd).st_size, self._name, BLOCK)
+        if now is None or self._is_over(now):
             return Log()
         base = now.header.base
         low, high = clip(base, now.end, start, stop)
@@ -115,7 +108,7 @@ class ConversationFile:
             size = now.size
             if high < now.end:
                 size = offset_of(fd, now, high)
-                tail = Backwards(fd, floor, size)
+                tail = Backwards(fd, len(now.raw_header), size)
             try:
                 first, found = bodies_of(*tail.lines(low, size, PAGE_BYTES))
             except (ValueError, KeyError, msgspec.MsgspecError) as error:
@@ -130,39 +123,28 @@ class ConversationFile:
 
     def append(self, records: Sequence[Record], since: int, expect: int | None, epoch: str | None) -> Appended:
         """Store all records as one line, unless they are stored already."""
-        fd = self._open_locked(create=True)
-        try:
-            seen = self._look(fd)
-            end, actual = (seen.end, seen.header.epoch) if seen else (0, "")
-            stored = self._stored_since(fd, seen, since) if seen and since < end else {}
+        with self._writing() as (fd, now):
+            end, actual = (now.end, now.header.epoch) if now else (0, "")
+            stored = self._stored_since(fd, now, since) if now and since < end else {}
             position = position_of(self._key, records, stored)
             if position is not None:
                 return Appended(position, end, actual)
-            check_end(self._key, epoch=epoch, expect=expect, actual_epoch=actual, actual_end=end)
-            if seen is None:
-                self._seen = seen = self._create(fd, append_line(0, -1, records), end=len(records))
-                return Appended(0, len(records), seen.header.epoch)
-            line = append_line(end, seen.head_at, records)
-            self._put(fd, seen.size, line)
-            self._seen = msgspec.structs.replace(seen, size=seen.size + len(line), end=end + len(records))
+            check_epoch(self._key, epoch, actual)
+            check_end(self._key, expect, end)
+            if now is None:
+                header = self._create(fd, lambda _: append_line(0, -1, records))
+                return Appended(0, len(records), header.epoch)
+            line = append_line(end, now.head_at, records)
+            self._put(fd, now.size, line)
+            self._seen = msgspec.structs.replace(now, size=now.size + len(line), end=end + len(records))
             return Appended(end, end + len(records), actual)
-        except BaseException:
-            self._clean_up(fd)
-            raise
-        finally:
-            os.close(fd)
 
     def commit(self, head: bytes, revision: str) -> str:
         """Store a head as one line, if the head of that revision is still the current one."""
         with self._writing() as (fd, now):
-            actual = now.revision if now else ""
-            if revision != actual:
-                raise ConflictError(
-                    f"the head of {self._key!r} was changed by someone else; read it again",
-                    expected=revision,
-                    actual=actual,
-                )
-            now = now or self._create(fd, b"")  # noqa: PLW2901
+            check_revision(self._key, revision, now.revision if now else "")
+            if now is None:
+                return f"{self._create(fd, lambda epoch: head_line(0, f'{epoch}.1', None, head)).epoch}.1"
             epoch, _, number = now.revision.rpartition(".")
             return self._put_head(fd, now, f"{epoch}.{int(number) + 1}", now.expires, head)
 
@@ -183,16 +165,16 @@ class ConversationFile:
                 self._sync_folder()
             return now is not None
 
-    def _create(self, fd: int, line: bytes, end: int = 0) -> Snapshot:
+    def _create(self, fd: int, first_line: Callable[[str], bytes]) -> Header:
         """Begin a conversation with a line, in an empty file or in the place of one that has expired."""
         header = Header(1, self._key, new_epoch(), 0, _new_file_id())
-        raw = header_line(header)
+        lines = header_line(header), first_line(header.epoch)
         if os.fstat(fd).st_size:
-            self._replace_file(fd, (raw, line))
+            self._replace_file(fd, lines)
         else:
-            self._put(fd, 0, raw + line)
+            self._put(fd, 0, b"".join(lines))
             self._sync_folder()
-        return Snapshot(raw, header, len(raw) + len(line), end, revision=f"{header.epoch}.0")
+        return header
 
     def _put_head(self, fd: int, now: Snapshot, revision: str, expires: float | None, head: bytes | None) -> str:
         line = head_line(now.end, revision, expires, head)
@@ -221,9 +203,7 @@ class ConversationFile:
     def trim(self, before: int, epoch: str | None) -> int:
         """Drop the entries before this position."""
         with self._writing(create=False) as (fd, now):
-            check_end(
-                self._key, epoch=epoch, expect=None, actual_epoch=now.header.epoch if now else "", actual_end=0
-            )
+            check_epoch(self._key, epoch, now.header.epoch if now else "")
             if now is None:
                 return 0
             base = min(max(before, now.header.base), now.end)
@@ -234,8 +214,7 @@ class ConversationFile:
     def redact(self, bodies: Mapping[int, bytes], epoch: str) -> None:
         """Put other bodies in the place of those at these positions."""
         with self._writing(create=False) as (fd, now):
-            actual = now.header.epoch if now else ""
-            check_end(self._key, epoch=epoch, expect=None, actual_epoch=actual, actual_end=0)
+            check_epoch(self._key, epoch, now.header.epoch if now else "")
             base, end = (now.header.base, now.end) if now else (0, 0)
             check_positions(self._key, bodies, base, end)
             if now is None:
@@ -273,32 +252,30 @@ class ConversationFile:
     @contextmanager
     def _writing(self, *, create: bool = True) -> Generator[tuple[int, Snapshot | None], None, None]:
         """Yield the locked file, -1 if there is none, and what is in it: None if there is no conversation."""
-        fd = self._open_locked(create=create)
+        fd, size = self._open_locked(create=create)
         if fd < 0:
             yield fd, None
             return
         try:
-            yield fd, self._look(fd)
+            now = self._look(fd, size)
+            yield fd, None if now is None or self._is_over(now) else now
         except BaseException:
-            self._clean_up(fd)
+            self._seen = None
+            if os.fstat(fd).st_size == 0:
+                self._path.unlink(missing_ok=True)  # made by us, for nothing
             raise
         finally:
             os.close(fd)
 
-    def _clean_up(self, fd: int) -> None:
-        """After an error: trust nothing that was seen, and leave no empty file that was made for nothing."""
-        self._seen = None
-        if os.fstat(fd).st_size == 0:
-            self._path.unlink(missing_ok=True)
-
-    def _open_locked(self, *, create: bool) -> int:
+    def _open_locked(self, *, create: bool) -> tuple[int, int]:
+        """Return the locked file and its size; -1 if there is none."""
         flags = os.O_RDWR | os.O_CLOEXEC
         while True:
             try:
                 fd = os.open(self._name, flags, 0o666)
             except FileNotFoundError:
                 if not create:
-                    return -1
+                    return -1, 0
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 flags |= os.O_CREAT
                 continue
@@ -306,8 +283,7 @@ class ConversationFile:
                 self._lock(fd)
                 status = os.fstat(fd)
                 if status.st_nlink:
-                    self._size = status.st_size
-                    return fd
+                    return fd, status.st_size
             except BaseException:
                 os.close(fd)
                 raise
@@ -327,24 +303,22 @@ class ConversationFile:
                     ) from None
                 time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - spreads the waiters, hides nothing
 
-    def _look(self, fd: int) -> Snapshot | None:
-        """Return what the file holds, None if there is no conversation; set aside what a crash has torn."""
-        size = self._size
+    def _look(self, fd: int, size: int) -> Snapshot | None:
+        """Return what the file holds, None if nothing was ever stored; set aside what a crash has torn."""
         now = self._seen
         if now is None or now.size != size or os.pread(fd, len(now.raw_header), 0) != now.raw_header:
-            now = take_snapshot(fd, size, self._name)
+            now, _ = take_snapshot(fd, size, self._name, 4096)
             sound = now.size if now else 0
             if sound < size:
                 self._set_aside(fd, sound, size)
-        return self._checked(now)
+        return now
 
-    def _checked(self, now: Snapshot | None) -> Snapshot | None:
-        if now is not None and now.header.key != self._key:
+    def _is_over(self, now: Snapshot) -> bool:
+        if now.header.key != self._key:
             raise FormatError(
                 f"{self._path} is the file of {now.header.key[:80]!r}, not of {self._key[:80]!r}; was it renamed?"
             )
-        is_over = now is not None and now.expires is not None and now.expires <= time.time()
-        return None if is_over else now
+        return now.expires is not None and now.expires <= time.time()
 
     def _set_aside(self, fd: int, sound: int, size: int) -> None:
         torn = os.pread(fd, size - sound, sound)
@@ -377,6 +351,20 @@ class ConversationFile:
 
     def _damaged(self, what: str) -> FormatError:
         return FormatError(f"{self._path} is damaged: {what}; restore it from a backup, nothing was changed")
+
+
+def live_key(path: Path) -> str | None:
+    """Return the key of a file, if there is a conversation in it that has not expired."""
+    with suppress(FileNotFoundError, FormatError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = read_header(fd, str(path))
+        finally:
+            os.close(fd)
+        if found is not None:
+            key = found[1].key
+            return key if ConversationFile(path, key, durable=False).load(0, 0).epoch else None
+    return None
 
 
 def _lines(fd: int, start: int, stop: int) -> Iterator[bytes]:

@@ -58,6 +58,21 @@ async def new_epoch(driver: Driver) -> None:
 
 
 @check("expire")
+async def new_head(driver: Driver) -> None:
+    """A commit under an expired key begins a new conversation, and is kept."""
+    expire, key = need(driver, Expire), new_key()
+    old = await _conversation(driver, key)
+    await expire.expire(key, TTL)
+    await wait_until_gone(driver, key, old)
+    revision = await driver.commit(key, b"new", revision="")
+    log = await state(driver, key)
+    same((log.end, log.head, log.revision), (0, b"new", revision), "the new conversation")
+    await append_numbers(driver, key, [0])
+    log = await state(driver, key)
+    same((log.head, list(log.bodies)), (b"new", numbers([0])), "the new conversation after an append")
+
+
+@check("expire")
 async def last_word(driver: Driver) -> None:
     """The last `expire` counts, be it for longer or shorter; None means never."""
     expire = need(driver, Expire)
