@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import anyio
 
-from benchmarks import files, prune
+from benchmarks import files, process, prune
 from benchmarks.measure import Row, console, show
 
 
@@ -22,6 +22,11 @@ GROUPS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
     "prune": _prune,
     "append": files.append,
     "load": files.load,
+    "memory": process.memory,
+    "import": process.imports,
+    "stall": process.stalls,
+    "turn": process.turns,
+    "count": process.count,
 }
 
 

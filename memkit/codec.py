@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar, cast, get_args
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
+from memkit.checks import check_entry, check_head
 from memkit.content import (
     EMPTY,
-    MAX_DEPTH,
     Blob,
     Content,
     Json,
@@ -29,12 +29,11 @@ from memkit.content import (
     Text,
     ToolCall,
     ToolResult,
-    to_json,
 )
 from memkit.conversation import Head, Summary
 from memkit.errors import FormatError
 from memkit.rawjson import load_text, split_array, split_object
-from memkit.run import Amend, Counts, Entry, Extend, Retract, Run, Status
+from memkit.run import Amend, Counts, Entry, Extend, Retract, Run
 
 T = TypeVar("T")
 
@@ -75,7 +74,8 @@ class JsonCodec:
         Raises:
             FormatError: a value that JSON cannot hold, nesting deeper than 100 levels, or too large a body.
         """
-        return _write(entry, _check_entry(entry, "v"), repr(entry.id))
+        has_extra = check_entry(entry)
+        return _write(entry, has_extra, self.decode, repr(entry.id))
 
     def decode(self, body: bytes, /) -> Entry:
         """Return the entry of a body.
@@ -83,14 +83,7 @@ class JsonCodec:
         Raises:
             FormatError: not an entry, or one of a version that this one cannot read.
         """
-        if body.startswith(_FAST):
-            try:
-                entry = _entries.decode(body)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                pass  # an unknown part, an escaped surrogate, or damage
-            else:
-                return _with_shared_name(entry)
-        return _with_shared_name(_read_slowly(body, _ENTRIES))
+        return _with_shared_name(_read(body, _entries, _ENTRIES))
 
     def encode_head(self, head: Head, /) -> bytes:
         """Return the bytes of a head.
@@ -98,12 +91,8 @@ class JsonCodec:
         Raises:
             FormatError: meta that JSON cannot hold, or too large a head.
         """
-        to_json(head.meta, "meta")
-        has_extra = _check_extra(head, "extra", "v")
-        if head.summary is not None:
-            to_json(head.summary.created_at, "summary.created_at")
-            has_extra |= _check_extra(head.summary, "summary.extra")
-        return _write(head, has_extra, "the head")
+        has_extra = check_head(head)
+        return _write(head, has_extra, self.decode_head, "the head")
 
     def decode_head(self, data: bytes, /) -> Head:
         """Return the head of these bytes.
@@ -111,10 +100,7 @@ class JsonCodec:
         Raises:
             FormatError: not a head, or one of a version that this one cannot read.
         """
-        if data.startswith(_FAST):
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                return _heads.decode(data)
-        return _read_slowly(data, {"head": Head})
+        return _read(data, _heads, {"head": Head})
 
 
 _ENTRIES: Final[dict[str, type[Entry]]] = {"run": Run, "extend": Extend, "amend": Amend, "retract": Retract}
@@ -127,10 +113,6 @@ _PARTS: Final[dict[str, type[Known]]] = {
     "result": ToolResult,
 }
 _FAST: Final = b'{"v":1,"kind":'
-_STATUSES: Final[tuple[str, ...]] = get_args(Status)
-
-# Results in results cost a reader several frames of its stack for each level, so there can be ten of them.
-_RESULT_DEPTH: Final = 10
 
 
 def _plain(value: object) -> object:
@@ -150,11 +132,12 @@ _heads: Final = msgspec.json.Decoder(Head)
 # --- writing ---
 
 
-def _write(value: Entry | Head, has_extra: bool, what: str) -> bytes:
+def _write(value: Entry | Head, has_extra: bool, read: Callable[[bytes], object], what: str) -> bytes:
     try:
         body = _write_slowly(value) if has_extra else _write_fast(value)
+        read(body)  # what a program without types may have put in must fail here, not when it is loaded
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{what} cannot be stored as JSON: {error}") from error
+        raise FormatError(f"{what} cannot be stored: {error}") from error
     if len(body) > MAX_BODY:
         raise FormatError(
             f"{what} takes {len(body):,} bytes, more than {MAX_BODY:,}; keep large media elsewhere, as a Ref"
@@ -203,6 +186,15 @@ def _dump_fields(value: msgspec.Struct) -> Iterator[tuple[str, str]]:
 
 
 # --- reading ---
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[T], kinds: Mapping[str, type[T]]) -> T:
+    if body.startswith(_FAST):
+        try:
+            return decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # an unknown part, an escaped surrogate, or damage
+    return _read_slowly(body, kinds)
 
 
 def _read_slowly(body: bytes, kinds: Mapping[str, type[T]]) -> T:
@@ -280,75 +272,3 @@ def _with_shared_name(entry: Entry) -> Entry:
     if not isinstance(run, Retract) and run.counts is not None:
         msgspec.structs.force_setattr(run.counts, "name", sys.intern(run.counts.name))
     return entry
-
-
-# --- checking ---
-
-
-def _check_entry(entry: Entry, *taken: str) -> bool:
-    """Refuse what would not come back from JSON as it is; return whether there are extra fields in it."""
-    if not isinstance(cast("object", entry.id), str) or not entry.id:
-        raise FormatError(f"the id of an entry is a non-empty str, not {entry.id!r}; see new_id()")
-    has_extra = _check_extra(entry, "extra", *taken)
-    if isinstance(entry, Run):
-        has_extra |= _check_run(entry)
-    elif isinstance(entry, Amend):
-        has_extra |= _check_entry(entry.run)
-    elif isinstance(entry, Extend):
-        has_extra |= _check_parts(entry.steps, "steps")
-        has_extra |= _check_content(() if entry.output is None else entry.output, "output")
-        _check_status(entry.status or "complete")
-    return has_extra
-
-
-def _check_run(run: Run) -> bool:
-    if not isinstance(cast("object", run.created_at), float | int):
-        raise FormatError(f"created_at is seconds since the epoch, not {run.created_at!r}")
-    to_json(run.created_at, "created_at")
-    if run.meta is not EMPTY:
-        to_json(run.meta, "meta")
-    _check_status(run.status)
-    has_extra = _check_content(run.input, "input")
-    has_extra |= _check_parts(run.steps, "steps")
-    return _check_content(run.output, "output") or has_extra
-
-
-def _check_status(status: str) -> None:
-    if status not in _STATUSES:
-        raise FormatError(f"the status of a run is one of {', '.join(_STATUSES)}, not {status!r}")
-
-
-def _check_content(content: Content, where: str, depth: int = 2) -> bool:
-    return False if isinstance(content, str) else _check_parts(content, where, depth)
-
-
-def _check_parts(parts: tuple[Part, ...], where: str, depth: int = 2) -> bool:
-    if not isinstance(cast("object", parts), tuple):
-        raise FormatError(f"{where} is a {type(parts).__name__}, not a tuple of parts; see to_content()")
-    if depth > MAX_DEPTH:
-        raise FormatError(f"{where} is nested deeper than {MAX_DEPTH} levels; store it flatter, or as text")
-    has_extra = False
-    for index, part in enumerate(parts):
-        at = f"{where}[{index}]"
-        if isinstance(part, Opaque):
-            continue
-        if not isinstance(cast("object", part), Known):
-            raise FormatError(f"{at} is a {type(part).__name__}, not a part; see memkit.content")
-        if isinstance(part, Json):
-            to_json(part.value, f"{at}.value", depth)
-        elif isinstance(part, ToolResult):
-            has_extra |= _check_content(part.content, f"{at}.content", depth + _RESULT_DEPTH)
-        has_extra |= _check_extra(part, f"{at}.extra", depth=depth)
-    return has_extra
-
-
-def _check_extra(value: Entry | Head | Summary | Known, where: str, *taken: str, depth: int = 2) -> bool:
-    """Refuse fields that would take the place of others; return whether there are any."""
-    if not value.extra:
-        return value.extra is not EMPTY  # the fast path would write a field called "extra"
-    to_json(value.extra, where, depth)
-    config = value.__struct_config__
-    for name in (*taken, config.tag_field, *value.__struct_fields__):
-        if name in value.extra and name != "extra":
-            raise FormatError(f"{where}.{name} is no unknown field: {type(value).__name__} has one of that name")
-    return True

@@ -10,17 +10,14 @@ does not know is an `Opaque` and goes back byte for byte, and unknown fields of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, final
 
 import msgspec
 
 from memkit.errors import FormatError
-from memkit.rawjson import parse_json
-
-MAX_DEPTH: Final = 100
-"""The deepest nesting of JSON values that is stored, so that no load depends on the reader's stack."""
+from memkit.rawjson import MAX_DEPTH, parse_json
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 """The one empty mapping that all parts and runs share."""
@@ -169,76 +166,6 @@ def clean(text: str) -> str:
     return text
 
 
-def to_json(value: Any, where: str, depth: int = 1) -> Any:
-    """Return a deep copy of `value`, proven to be JSON that comes back as it went in.
-
-    Mappings become dicts and sequences lists. `where` names the value in errors, as in `meta`; `depth` is the
-    level at which it will lie.
-
-    Raises:
-        FormatError: not a JSON type, a key that is no `str`, NaN or infinity, an integer beyond 64 bits, or
-            nesting deeper than `MAX_DEPTH`. It names the path of the culprit.
-    """
-    scalar = _scalar(value, where)
-    if scalar is not _CONTAINER:
-        return scalar
-    root = _container_like(value)
-    # An explicit stack: a recursion would make the limit depend on how deep the caller already is.
-    todo: list[tuple[Any, Any, str, int]] = [(value, root, where, depth)]
-    while todo:
-        source, target, path, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise FormatError(f"{path} is nested deeper than {MAX_DEPTH} levels; store it flatter, or as text")
-        for key, item, at in _items(source, path):
-            made: Any = _scalar(item, at)
-            if made is _CONTAINER:
-                made = _container_like(item)
-                todo.append((item, made, at, depth + 1))
-            if key is None:
-                target.append(made)
-            else:
-                target[key] = made
-    return root
-
-
-_CONTAINER: Final = object()
-_JSON_CONTAINERS: Final = (list, tuple, Mapping)
-
-
-def _scalar(value: Any, where: str) -> Any:
-    """Return a JSON scalar as a plain Python value, or `_CONTAINER` for a mapping or a sequence."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return value if type(value) is str else str.__str__(value)
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise FormatError(f"{where} is an integer beyond 64 bits; store it as text")
-        return int(value)
-    if isinstance(value, float):
-        if value - value != 0:
-            raise FormatError(f"{where} is {value}, which JSON cannot hold; store None or text instead")
-        return float(value)
-    if isinstance(value, _JSON_CONTAINERS):
-        return _CONTAINER
-    raise FormatError(f"{where} is a {type(value).__name__}, which JSON cannot hold; convert it first")
-
-
-def _container_like(value: object) -> Any:
-    return {} if isinstance(value, Mapping) else []
-
-
-def _items(source: Any, path: str) -> Iterator[tuple[str | None, Any, str]]:
-    if not isinstance(source, Mapping):
-        for index, item in enumerate(cast("Iterable[Any]", source)):
-            yield None, item, f"{path}[{index}]"
-        return
-    for key, item in cast("Mapping[object, Any]", source).items():
-        if not isinstance(key, str):
-            raise FormatError(f"{path} has the key {key!r}; only text can be a key in JSON")
-        yield str.__str__(key), item, f"{path}.{key}"
-
-
 def _to_part(item: object) -> Part:
     if isinstance(item, str):
         return Text(str.__str__(item))
@@ -293,6 +220,8 @@ def _text_of_json(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise FormatError(f"a Json part holds what JSON cannot: {error}") from error
 
 
 def _text_of_opaque(part: Opaque) -> str:

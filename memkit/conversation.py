@@ -16,7 +16,8 @@ import msgspec
 
 from memkit.content import EMPTY
 from memkit.run import Amend, Change, Counts, Entry, Extend, Retract, Run
-from memkit.tokens import TokenCounter, cost_of, messages_of, total
+from memkit.steps import messages_of
+from memkit.tokens import TokenCounter, cost_of, total
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -56,24 +56,21 @@ class History(AsyncIterator[Run]):
         return [(at, run) for at, run in runs if run is not None]
 
 
-async def find_run(window: Window, run_id: str) -> tuple[int, Run | None]:
-    """Return position and content of the run of that id, None if it was taken back, however far back it is.
+async def find_run(window: Window, run_id: str) -> tuple[int, bool]:
+    """Return the position of the run of that id, however far back it is, and whether it was taken back.
 
     Raises:
         ConflictError: there is no such run: it was never stored, or it was trimmed.
     """
     now = window.conversation
-    for position, run in zip(*now.resolved(), strict=True):
-        if run.id == run_id:
-            return position, run
-    later: dict[int, list[Change]] = {}
     start, entries = now.start, now.entries
+    taken_back: set[int] = set()
     while True:
         for position, entry in reversed(list(enumerate(entries, start))):
-            if not isinstance(entry, Run):
-                later.setdefault(entry.at, []).insert(0, entry)
-            elif entry.id == run_id:
-                return position, _changed(entry, later.get(position, ()))
+            if isinstance(entry, Retract) and entry.target == run_id:
+                taken_back.add(entry.at)
+            elif isinstance(entry, Run) and entry.id == run_id:
+                return position, position in taken_back
         if start <= now.base:
             break
         start, entries = await window.read(max(now.base, start - _STRIDE), start)

@@ -16,7 +16,7 @@ import msgspec
 from anyio import to_thread
 
 from memkit.codec import Codec, JsonCodec
-from memkit.content import Content, Part, to_content, to_json, to_parts
+from memkit.content import Content, Part, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
 from memkit.driver import Driver, Redact, Trim, capability, check_key
 from memkit.drivers.file import FileDriver
@@ -24,6 +24,7 @@ from memkit.errors import BudgetError, ClosedError, ConflictError, FormatError, 
 from memkit.explanation import Explanation, explain
 from memkit.history import History, find_run, fork_of, redactions
 from memkit.messages import ChatMessage, chat_messages
+from memkit.rawjson import to_json
 from memkit.run import Amend, Entry, Extend, Retract, Run, Status, new_id, new_run
 from memkit.strategies import Strategy, last_runs
 from memkit.tokens import INLINE_CHARS, TokenCounter, chars_of, is_counted
@@ -210,9 +211,10 @@ class Memory:
         Raises:
             ConflictError: there is no such run.
         """
-        at, found = await self._find(run)
+        run_id = _id_of(run)
+        at = await self._find(run_id)
         said = None if output is None else to_content(output)
-        await self._append(Extend(new_id(), found.id, at, drop, to_parts(steps), said, status))
+        await self._append(Extend(new_id(), run_id, at, drop, to_parts(steps), said, status))
 
     async def amend(self, run: Run, *, erase: bool = False) -> None:
         """Put `run` in the place of the stored run of the same id. A summary that covers it is removed.
@@ -225,7 +227,7 @@ class Memory:
         """
         if erase:
             self._able(Redact, "erase")
-        at, _ = await self._find(run)
+        at = await self._find(run.id)
         change = Amend(new_id(), at, msgspec.structs.replace(run, counts=None))
         await self._append(change)
         await self._after_removal(at, erase=erase, keep=change.id)
@@ -243,9 +245,9 @@ class Memory:
         self._check_open()
         if erase:
             self._able(Redact, "erase")
-        run_id = run if isinstance(run, str) else run.id
-        at, found = await find_run(self._window, run_id)
-        if found is not None:
+        run_id = _id_of(run)
+        at, is_taken_back = await find_run(self._window, run_id)
+        if not is_taken_back:
             await self._append(Retract(new_id(), run_id, at))
         await self._after_removal(at, erase=erase)
 
@@ -408,13 +410,12 @@ class Memory:
         if len(now.runs) > retain + slack:
             await self.trim(retain)
 
-    async def _find(self, run: Run | str) -> tuple[int, Run]:
+    async def _find(self, run_id: str) -> int:
         self._check_open()
-        run_id = run if isinstance(run, str) else run.id
-        at, found = await find_run(self._window, run_id)
-        if found is None:
+        at, is_taken_back = await find_run(self._window, run_id)
+        if is_taken_back:
             raise ConflictError(f"the run {run_id!r} of {self.key!r} was taken back, for good", expected=run_id)
-        return at, found
+        return at
 
     async def _after_removal(self, at: int, *, erase: bool, keep: str = "") -> None:
         """Let the text of a removed run be gone: from the summary, and if asked for from the log.
@@ -475,6 +476,10 @@ class Memory:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClosedError(f"the handle on {self.key!r} is closed; use it inside `async with`")
+
+
+def _id_of(run: Run | str) -> str:
+    return run if isinstance(run, str) else run.id
 
 
 def _is_long(*contents: Content) -> bool:

@@ -29,12 +29,9 @@ from memkit.content import (
 from memkit.conversation import Summary, View
 from memkit.rawjson import parse_json
 from memkit.run import Run
-from memkit.tokens import grouped
+from memkit.steps import grouped, repaired
 
 ChatMessage: TypeAlias = dict[str, Any]
-
-INTERRUPTED: Final = "[interrupted: the result of this call was never recorded]"
-"""What stands in for the result of a call that has none."""
 
 
 def chat_messages(view: View, *, system: Content = (), input: Content = ()) -> list[ChatMessage]:
@@ -70,31 +67,6 @@ def is_skipped(run: Run) -> bool:
     return run.status == "partial" and run.output == ()
 
 
-def repaired(steps: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Return steps in which every call has a result and every result a call before it.
-
-    A result without a call is dropped; a call without a result gets one that says so, before the next
-    message of the model.
-    """
-    fixed: list[Part] = []
-    open_calls: list[ToolCall] = []
-    for index, part in enumerate(steps):
-        if isinstance(part, ToolResult):
-            # Some providers give all calls of a message the same id, even "".
-            call = next((call for call in open_calls if call.id == part.id), None)
-            if call is None:
-                continue
-            open_calls.remove(call)
-        elif not (isinstance(part, ToolCall) and _joins(steps, index)):
-            fixed.extend(map(_interrupted, open_calls))
-            open_calls.clear()
-        if isinstance(part, ToolCall):
-            open_calls.append(part)
-        fixed.append(part)
-    fixed.extend(map(_interrupted, open_calls))
-    return tuple(fixed)
-
-
 _MARK: Final = re.compile("<(?=/?summary)", re.IGNORECASE)
 
 
@@ -110,14 +82,6 @@ def summary_block(summary: Summary) -> str:
 def transcript(runs: Iterable[Run]) -> str:
     """Return runs as text for people to read: who said what, tool traffic included."""
     return "\n".join(line for run in runs for line in _lines(run))
-
-
-def _joins(steps: tuple[Part, ...], index: int) -> bool:
-    return index > 0 and not isinstance(steps[index - 1], ToolResult | Opaque)
-
-
-def _interrupted(call: ToolCall) -> ToolResult:
-    return ToolResult(call.id, INTERRUPTED, call.name, error=True)
 
 
 def content_message(role: str, content: Content) -> ChatMessage:

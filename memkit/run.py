@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from memkit.content import EMPTY, Content, Part, to_content, to_json, to_parts
+from memkit.content import EMPTY, Content, Part, to_content, to_parts
+from memkit.rawjson import to_json
 
 Status: TypeAlias = Literal["complete", "partial"]
 

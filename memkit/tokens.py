@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import msgspec
@@ -19,7 +19,6 @@ from memkit.content import (
     Content,
     Json,
     Opaque,
-    Part,
     Ref,
     Text,
     ToolCall,
@@ -29,6 +28,7 @@ from memkit.content import (
 from memkit.errors import FormatError
 from memkit.rawjson import parse_json
 from memkit.run import Amend, Counts, Entry, Extend, Run
+from memkit.steps import interrupted, messages_of
 
 T = TypeVar("T")
 
@@ -191,27 +191,6 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-def messages_of(run: Run) -> int:
-    """Return the number of chat messages that a run becomes."""
-    return (run.input != ()) + sum(1 for _ in grouped(run.steps)) + (run.output != ())
-
-
-def grouped(steps: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
-    """Yield steps as chat messages have them: a result alone, and calls with the text that announces them.
-
-    A part that is neither call nor result starts a message; the calls that follow join it. Calls that
-    follow a result start a message of their own.
-    """
-    group: list[Part] = []
-    for part in steps:
-        if group and not (isinstance(part, ToolCall) and not isinstance(group[-1], ToolResult | Opaque)):
-            yield tuple(group)
-            group = []
-        group.append(part)
-    if group:
-        yield tuple(group)
-
-
 def count_run(run: Run, counter: TokenCounter) -> Counts:
     """Return the counts of a run under `counter`, counting each section once."""
     return Counts(
@@ -251,11 +230,17 @@ def is_counted(entry: Entry, counter: TokenCounter) -> bool:
 
 
 def cost_of(run: Run, counter: TokenCounter) -> int:
-    """Return what a run costs in a prompt: its content and its messages. Counts only what is not counted."""
+    """Return what a run costs in a prompt: its content and its messages. Counts only what is not counted.
+
+    What stands in for results that never came is not stored with the run, and so is counted here.
+    """
     counts = run.counts
     if counts is None or counts.name != counter.name:
         counts = count_run(run, counter)
-    return total(counts, counter)
+    cost = total(counts, counter)
+    for result in interrupted(run.steps) if run.steps else ():
+        cost += counter.count(result.content) + counter.per_message
+    return cost
 
 
 def total(counts: Counts, counter: TokenCounter) -> int:
@@ -307,6 +292,7 @@ def _countable(content: Content) -> Iterator[str | None]:
                 yield part.name
                 yield part.arguments
             case ToolResult():
+                yield part.name
                 yield from _countable(part.content)
             case Opaque():
                 yield from _countable_json(parse_json(part.raw))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
-from anyio import CancelScope, Lock, get_cancelled_exc_class
+from anyio import Lock, get_cancelled_exc_class, move_on_after
 
 from memkit.content import Content, Part, to_content, to_parts
-from memkit.errors import ClosedError, MemkitError
+from memkit.errors import ClosedError, DriverError, MemkitError
+from memkit.finish import WRITE_TIMEOUT
 from memkit.run import Extend, Run, Status, new_id
+
+_PATIENCE: Final = 2 * WRITE_TIMEOUT
+"""Seconds for which a turn that was cancelled waits for a store that hangs: longer than a driver waits."""
 
 
 class Turn:
@@ -70,28 +74,28 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        status: Status = "complete" if error is None else "partial"
         try:
-            await self._store_whoever_cancels("complete" if error is None else "partial")
+            await (self._store(status) if error is None else self._store_shielded(status))
         except MemkitError as failure:
             if error is None:
                 raise
-            error.add_note(f"and the turn could not be stored: {failure}")
+            _add_note(error, failure)
+        except get_cancelled_exc_class() as cancellation:
+            # Cancelled while leaving: what was said is to be kept all the same.
+            try:
+                await self._store_shielded(status)
+            except MemkitError as failure:
+                _add_note(cancellation, failure)
+            raise
         finally:
             self._is_open = False
 
-    async def _store_whoever_cancels(self, status: Status) -> None:
-        """Keep what was said, though the scope may be cancelled already, or be just now."""
-        try:
-            with CancelScope(shield=True):
-                await self._store(status)
-        except get_cancelled_exc_class() as cancellation:
-            # `task.cancel()` goes through every shield of anyio, maybe before the write has begun.
-            try:
-                with CancelScope(shield=True):
-                    await self._store(status)
-            except MemkitError as failure:
-                cancellation.add_note(f"and the turn could not be stored: {failure}")
-            raise
+    async def _store_shielded(self, status: Status) -> None:
+        with move_on_after(_PATIENCE, shield=True) as scope:
+            await self._store(status)
+        if scope.cancelled_caught:
+            raise DriverError(f"no answer within {_PATIENCE:g} s, the outcome is unknown", retryable=True)
 
     async def _store(self, status: Status) -> None:
         async with self._storing:
@@ -122,3 +126,7 @@ class Turn:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClosedError("this turn is not running; use it inside `async with memory.turn(...) as turn`")
+
+
+def _add_note(error: BaseException, failure: MemkitError) -> None:
+    error.add_note(f"and the turn could not be stored: {failure}")

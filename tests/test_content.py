@@ -15,7 +15,6 @@ from hypothesis import given
 
 from memkit.content import (
     EMPTY,
-    MAX_DEPTH,
     Blob,
     Content,
     Json,
@@ -27,10 +26,10 @@ from memkit.content import (
     parts_of,
     text_of,
     to_content,
-    to_json,
     to_parts,
 )
 from memkit.errors import FormatError
+from memkit.rawjson import MAX_DEPTH, to_json
 from tests.histories import contents, examples, json_values, parts
 
 

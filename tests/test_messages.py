@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 
 from memkit.content import Blob, Content, Json, Opaque, Part, Ref, Text, ToolCall, ToolResult, clean
 from memkit.conversation import Summary, View
-from memkit.messages import (
-    INTERRUPTED,
-    ChatMessage,
-    chat_messages,
-    is_skipped,
-    repaired,
-    run_messages,
-    summary_block,
-    transcript,
-)
+from memkit.messages import ChatMessage, chat_messages, is_skipped, run_messages, summary_block, transcript
 from memkit.run import Run
-from memkit.tokens import messages_of
+from memkit.steps import INTERRUPTED, messages_of, repaired
 from tests.histories import contents, examples, runs, summaries, texts
 
 CALL = ToolCall("1", "look", '{"at": "it"}')

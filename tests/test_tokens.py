@@ -19,6 +19,7 @@ from memkit.conversation import apply
 from memkit.errors import FormatError, VocabularyError
 from memkit.messages import run_messages
 from memkit.run import Amend, Counts, Entry, Extend, Retract, Run
+from memkit.steps import grouped, messages_of
 from memkit.tokens import (
     PIECE_CHARS,
     Loadable,
@@ -29,9 +30,7 @@ from memkit.tokens import (
     cost_of,
     count_run,
     counted,
-    grouped,
     is_counted,
-    messages_of,
     once,
     total,
 )

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from memkit.content import Part, ToolCall, ToolResult, text_of
 from memkit.conversation import Conversation, Head, Summary, View
 from memkit.run import Amend, Counts, Entry, Extend, Retract, Run
-from memkit.tokens import TextCounter, cost_of, messages_of
+from memkit.steps import messages_of
+from memkit.tokens import TextCounter, cost_of
 
 CHARACTERS: Final = TextCounter("characters", lambda: len, per_message=1, media=5)
 """A counter to which every character is a token. Most runs of a history have counts under its name."""
