@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, cast
 
-from memkit.content import EMPTY, Content, Json, Known, Opaque, ToolResult
+import msgspec
+
+from memkit.content import (
+    EMPTY,
+    Blob,
+    Content,
+    Json,
+    Known,
+    Opaque,
+    Ref,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from memkit.conversation import Head, Summary
 from memkit.errors import FormatError
 from memkit.rawjson import MAX_DEPTH, to_json
@@ -12,6 +26,15 @@ from memkit.run import Amend, Entry, Extend, Run
 
 # Results in results cost a reader several frames of its stack for each level, so there can be ten of them.
 _RESULT_DEPTH: Final = 10
+
+# The fields of parts that are not text; those that are checked elsewhere have None.
+_FIELDS: Final[dict[tuple[type, str], type | None]] = {
+    (Blob, "data"): bytes,
+    (Json, "value"): None,
+    (ToolResult, "content"): None,
+    (ToolResult, "error"): bool,
+    **{(kind, "extra"): None for kind in (Text, Json, Blob, Ref, ToolCall, ToolResult)},
+}
 
 
 def check_entry(entry: Entry) -> bool:
@@ -44,18 +67,23 @@ def _check_entry(entry: Entry, *taken: str) -> bool:
     if isinstance(entry, Run):
         to_json(entry.created_at, "created_at")
         to_json(entry.meta, "meta")
-        has_extra |= _check_content(entry.input, "input")
-        has_extra |= _check_content(entry.steps, "steps")
-        has_extra |= _check_content(entry.output, "output")
+        has_extra |= check_content(entry.input, "input")
+        has_extra |= check_content(entry.steps, "steps")
+        has_extra |= check_content(entry.output, "output")
     elif isinstance(entry, Amend):
         has_extra |= _check_entry(entry.run)
     elif isinstance(entry, Extend):
-        has_extra |= _check_content(entry.steps, "steps")
-        has_extra |= _check_content(() if entry.output is None else entry.output, "output")
+        has_extra |= check_content(entry.steps, "steps")
+        has_extra |= check_content(() if entry.output is None else entry.output, "output")
     return has_extra
 
 
-def _check_content(content: Content, where: str, depth: int = 2) -> bool:
+def check_content(content: Content, where: str, depth: int = 2) -> bool:
+    """Refuse content that JSON cannot hold; return whether there are extra fields anywhere in it.
+
+    Raises:
+        FormatError: naming the path of the culprit.
+    """
     if isinstance(content, str):
         return False
     if not isinstance(cast("object", content), tuple):
@@ -66,21 +94,46 @@ def _check_content(content: Content, where: str, depth: int = 2) -> bool:
     for index, part in enumerate(content):
         at = f"{where}[{index}]"
         if isinstance(part, Opaque):
+            _check_opaque(part, at)
             continue
         if not isinstance(cast("object", part), Known):
             raise FormatError(f"{at} is a {type(part).__name__}, not a part; see memkit.content")
+        _check_fields(part, at)
         if isinstance(part, Json):
             to_json(part.value, f"{at}.value", depth)
         elif isinstance(part, ToolResult):
-            has_extra |= _check_content(part.content, f"{at}.content", depth + _RESULT_DEPTH)
+            has_extra |= check_content(part.content, f"{at}.content", depth + _RESULT_DEPTH)
         has_extra |= _check_extra(part, f"{at}.extra", depth=depth)
     return has_extra
+
+
+def _check_opaque(part: Opaque, where: str) -> None:
+    """Refuse a part that would come back as one of a kind that is known, without the fields that it adds."""
+    try:
+        kind = type(_known.decode(part.raw)).__name__
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    raise FormatError(f"{where} is an Opaque that reads as a {kind}; use that, or wrap it in Json(...)")
+
+
+_known: Final = msgspec.json.Decoder(Known)
+
+
+def _check_fields(part: Known, where: str) -> None:
+    """Refuse other types than those of the fields, which would come back as something else."""
+    for name in part.__struct_fields__:
+        expected = _FIELDS.get((type(part), name), str)
+        if expected and not isinstance(getattr(part, name), expected):
+            found = type(getattr(part, name)).__name__
+            raise FormatError(f"{where}.{name} is a {found}, not a {expected.__name__}")
 
 
 def _check_extra(value: Entry | Head | Summary | Known, where: str, *taken: str, depth: int = 2) -> bool:
     """Refuse fields that would take the place of others; return whether there are any."""
     if value.extra is EMPTY:
         return False
+    if not isinstance(cast("object", value.extra), Mapping):
+        raise FormatError(f"{where} is a {type(value.extra).__name__}, not a mapping")
     to_json(value.extra, where, depth)
     for name in (*taken, value.__struct_config__.tag_field, *value.__struct_fields__):
         if name in value.extra and name != "extra":

@@ -28,7 +28,7 @@ class History(AsyncIterator[Run]):
     def __init__(self, window: Window) -> None:
         now = window.conversation
         self._window = window
-        self._strides = list(_strides(now.base, now.end))
+        self._strides = deque(_strides(now.base, now.end))
         self._changes: dict[int, list[Change]] | None = None
         self._ready: deque[Run] = deque()
 
@@ -43,15 +43,16 @@ class History(AsyncIterator[Run]):
     async def page(self) -> list[tuple[int, Run]] | None:
         """Return some more runs with their positions, maybe none; None at the end."""
         if self._changes is None:
-            self._changes = {}
+            changes: dict[int, list[Change]] = {}
             for stride in self._strides:
                 for _, entry in await _read(self._window, *stride):
                     if not isinstance(entry, Run):
-                        self._changes.setdefault(entry.at, []).append(entry)
-            self._strides.reverse()
+                        changes.setdefault(entry.at, []).append(entry)
+            self._changes = changes
         if not self._strides:
             return None
-        entries = await _read(self._window, *self._strides.pop())
+        entries = await _read(self._window, *self._strides[0])
+        self._strides.popleft()  # only now: a read that fails can be repeated
         runs = [(at, _changed(run, self._changes.get(at, ()))) for at, run in entries if isinstance(run, Run)]
         return [(at, run) for at, run in runs if run is not None]
 
@@ -105,20 +106,17 @@ def _changed(run: Run, changes: Sequence[Change]) -> Run | None:
     return after
 
 
-async def redactions(window: Window, at: int, eraser: str) -> dict[int, Entry]:
-    """Return the entries to put in the place of all that holds text of the run at `at`, by position.
-
-    The amend with the id `eraser` stays as it is.
-    """
+async def redactions(window: Window, at: int, stop: int) -> dict[int, Entry]:
+    """Return what is to take the place of all entries before `stop` with text of the run at `at`, by position."""
     blank: dict[int, Entry] = {}
-    for stride in _strides(at, window.conversation.end):
+    for stride in _strides(at, stop):
         for position, entry in await _read(window, *stride):
             match entry:
                 case Run() if position == at:
                     blank[position] = Run(entry.id, (), created_at=entry.created_at)
                 case Extend(at=changed) if changed == at:
                     blank[position] = Extend(entry.id, entry.target, at)
-                case Amend(at=changed) if changed == at and entry.id != eraser:
+                case Amend(at=changed) if changed == at:
                     blank[position] = Amend(entry.id, at, Run(entry.target, (), created_at=entry.run.created_at))
                 case Run() | Extend() | Amend() | Retract():
                     pass

@@ -7,6 +7,7 @@ or double a run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
@@ -20,7 +21,14 @@ from memkit.content import Content, Part, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
 from memkit.driver import Driver, Redact, Trim, capability, check_key
 from memkit.drivers.file import FileDriver
-from memkit.errors import BudgetError, ClosedError, ConflictError, FormatError, UnsupportedError
+from memkit.errors import (
+    BudgetError,
+    ClosedError,
+    ConflictError,
+    FormatError,
+    MemkitError,
+    UnsupportedError,
+)
 from memkit.explanation import Explanation, explain
 from memkit.history import History, find_run, fork_of, redactions
 from memkit.messages import ChatMessage, chat_messages
@@ -32,6 +40,7 @@ from memkit.turn import Turn
 from memkit.window import PAGE, Window
 
 T = TypeVar("T")
+_log: Final = logging.getLogger(__name__)
 Given: TypeAlias = str | Part | Iterable[Part] | None
 
 
@@ -83,6 +92,7 @@ class Memory:
         self._use_summary = use_summary
         self._window = Window(driver, key, self._codec, self._counter)
         self._is_open = False
+        self._shrink_at = 4 * PAGE
         self._is_settled = False  # whether the window is enough for the strategy, and all runs are counted
         self._full: tuple[Conversation, View] | None = None
 
@@ -174,7 +184,7 @@ class Memory:
         """Store entries made before, all or none, and return the position of the first.
 
         Entries that are stored already are not stored again: they are looked for from `since` on, the end of
-        the log when they were made; by default from where this handle has seen them or would put them.
+        the log when they were made; by default from where this handle has seen them, or began to see the log.
 
         Raises:
             ConflictError: an id is stored with other content, or only a part of the entries is stored.
@@ -182,10 +192,7 @@ class Memory:
         self._check_open()
         if not entries:
             raise FormatError("append() needs at least one run to store")
-        if since is None:
-            window = self._window.conversation
-            seen = (at for at, entry in enumerate(window.entries, window.start) if entry.id == entries[0].id)
-            since = next(seen, None)
+        since = self._window.seen_since(entries[0].id) if since is None else since
         return await self._append(*entries, since=since)
 
     def turn(self, input: Given, *, early: bool = False, meta: Mapping[str, Any] | None = None) -> Turn:
@@ -195,7 +202,7 @@ class Memory:
         `early=True` the input is stored at once, and `await turn.save()` stores what has come since.
         """
         self._check_open()
-        return Turn(self.append, new_run(input, meta=meta, status="partial"), early=early)
+        return Turn(self._append, new_run(input, meta=meta, status="partial"), early=early)
 
     async def extend(
         self,
@@ -207,6 +214,8 @@ class Memory:
         status: Status | None = None,
     ) -> None:
         """Drop the last `drop` steps of a run, then add `steps`; replace its output and status, if given.
+
+        Calling it again makes another extension: to be able to repeat, make an `Extend` and `append` that.
 
         Raises:
             ConflictError: there is no such run.
@@ -229,8 +238,8 @@ class Memory:
             self._able(Redact, "erase")
         at = await self._find(run.id)
         change = Amend(new_id(), at, msgspec.structs.replace(run, counts=None))
-        await self._append(change)
-        await self._after_removal(at, erase=erase, keep=change.id)
+        position = await self._append(change)
+        await self._after_removal(at, erase_before=position if erase else 0)
 
     async def retract(self, run: Run | str, *, erase: bool = False) -> None:
         """Take a run back, for good. A summary that covers it is removed.
@@ -249,7 +258,7 @@ class Memory:
         at, is_taken_back = await find_run(self._window, run_id)
         if not is_taken_back:
             await self._append(Retract(new_id(), run_id, at))
-        await self._after_removal(at, erase=erase)
+        await self._after_removal(at, erase_before=self._window.conversation.end if erase else 0)
 
     def history(self) -> AsyncIterator[Run]:
         """Iterate over all runs, oldest first, as they are after all changes as of the last read.
@@ -284,12 +293,14 @@ class Memory:
     async def fork(self, key: str) -> Memory:
         """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
 
-        Runs are written as they are after all changes, in one append; meta and summary come along.
+        Runs are written as they are after all changes, in one append;
+        meta and summary come along.
 
         Raises:
             ConflictError: there is a conversation of that key already.
         """
         self._check_open()
+        await self._window.refresh()
         await fork_of(self._window, Window(self._driver, key, self._codec, self._counter))
         await self._settle()  # the head was read
         return Memory(
@@ -362,7 +373,10 @@ class Memory:
             await self._settle()
         self._shrink()
         if self._retain is not None:
-            await self._forget_old(self._retain, position)
+            try:
+                await self._forget_old(self._retain, position)
+            except MemkitError as error:  # what was to be stored is stored; the next append tries again
+                _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._retain, error)
         return position
 
     async def _settle(self) -> None:
@@ -385,15 +399,18 @@ class Memory:
     def _shrink(self) -> None:
         """Keep the window small."""
         now = self._window.conversation
-        if len(now.entries) <= 4 * PAGE or len(now.entries) % PAGE:
+        if len(now.entries) < self._shrink_at:
             return
+        self._shrink_at = len(now.entries) + PAGE
         try:
             view = self.view()
         except BudgetError:
             return  # for `view` to raise, where a caller can handle it
         if view.closed and view.positions:
             seen = now.head.summary.seen if now.head.summary else now.end
-            self._window.shrink(min(view.positions[0], seen, now.end - PAGE))
+            # A page more than the view has: a step may lie before its beginning.
+            self._window.shrink(min(view.positions[0] - PAGE, seen, now.end - PAGE))
+            self._shrink_at = max(4 * PAGE, len(self._window.conversation.entries) + PAGE)
 
     async def _forget_old(self, retain: int, position: int) -> None:
         """Keep the store small, after an append at `position`.
@@ -417,11 +434,8 @@ class Memory:
             raise ConflictError(f"the run {run_id!r} of {self.key!r} was taken back, for good", expected=run_id)
         return at
 
-    async def _after_removal(self, at: int, *, erase: bool, keep: str = "") -> None:
-        """Let the text of a removed run be gone: from the summary, and if asked for from the log.
-
-        The entry with the id `keep` stays.
-        """
+    async def _after_removal(self, at: int, *, erase_before: int) -> None:
+        """Let the text of a removed run be gone: from the summary, and from the log before a position."""
         await self._window.read_head()
 
         def without_summary(head: Head) -> Head:
@@ -429,10 +443,10 @@ class Memory:
             return msgspec.structs.replace(head, summary=None) if covers else head
 
         await self._window.commit(without_summary)
-        if erase:
-            bodies = await redactions(self._window, at, keep)
-            encoded = {position: self._codec.encode(entry) for position, entry in bodies.items()}
-            await self._able(Redact, "erase").redact(self.key, encoded, epoch=self._window.conversation.epoch)
+        if erase_before:
+            blank = await redactions(self._window, at, erase_before)
+            bodies = {position: self._codec.encode(entry) for position, entry in blank.items()}
+            await self._able(Redact, "erase").redact(self.key, bodies, epoch=self._window.conversation.epoch)
         await self._settle()
 
     async def _priced(self, conversation: Conversation) -> View:

@@ -19,6 +19,7 @@ from memkit.content import (
     Content,
     Json,
     Opaque,
+    Part,
     Ref,
     Text,
     ToolCall,
@@ -264,7 +265,13 @@ def chars_of(entry: Entry) -> int:
 def _chars(content: Content) -> int:
     if isinstance(content, str):
         return len(content)
-    return sum(len(text) for text in _countable(content) if text is not None)
+    return sum(len(part.raw) if isinstance(part, Opaque) else _chars_of_part(part) for part in content)
+
+
+def _chars_of_part(part: Part) -> int:
+    if isinstance(part, ToolResult):
+        return _chars(part.content)
+    return sum(len(text) for text in _countable((part,)) if text is not None)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Final, Self
 import msgspec
 from anyio import Lock, get_cancelled_exc_class, move_on_after
 
+from memkit.checks import check_content
 from memkit.content import Content, Part, to_content, to_parts
 from memkit.errors import ClosedError, DriverError, MemkitError
 from memkit.finish import WRITE_TIMEOUT
@@ -44,9 +45,15 @@ class Turn:
         return msgspec.structs.replace(self._run, steps=(*self._run.steps, *self._steps), output=output)
 
     def step(self, *parts: Part | str) -> None:
-        """Take steps: what the model said before a tool call, the call, its result."""
+        """Take steps: what the model said before a tool call, the call, its result.
+
+        Raises:
+            FormatError: one that cannot be stored; none of them was taken.
+        """
         self._check_open()
-        self._steps.extend(to_parts(parts))
+        steps = to_parts(parts)
+        check_content(steps, "steps")
+        self._steps.extend(steps)
 
     def write(self, text: str) -> None:
         """Take a piece of the answer as it is streamed; after `answer`, of a new one."""
@@ -55,10 +62,16 @@ class Turn:
         self._said.append(text)
 
     def answer(self, output: str | Part | Iterable[Part] | None) -> None:
-        """Take the whole answer, in the place of what was written before."""
+        """Take the whole answer, in the place of what was written before.
+
+        Raises:
+            FormatError: it cannot be stored; it was not taken.
+        """
         self._check_open()
+        content = to_content(output)
+        check_content(content, "output")
         self._said.clear()
-        self._answer = to_content(output)
+        self._answer = content
 
     async def save(self) -> None:
         """Store what has come so far, as a partial run: a process that dies now loses nothing of it."""

@@ -15,7 +15,7 @@ from anyio import to_thread
 from memkit.codec import Codec
 from memkit.conversation import Conversation, Head
 from memkit.driver import Appended, Driver, Log, Record
-from memkit.errors import ConflictError, FormatError
+from memkit.errors import ConflictError, FormatError, UnsupportedError
 from memkit.run import Entry
 from memkit.tokens import INLINE_CHARS, Loadable, TokenCounter, chars_of, counted, is_counted
 
@@ -30,6 +30,14 @@ INLINE_BYTES: Final = 256 * 1024
 _COMMIT_TRIES: Final = 16
 
 
+class _Attempt(msgspec.Struct, frozen=True):
+    """An append that may have been stored: what, from where on to look for it, and the bytes."""
+
+    entries: tuple[Entry, ...]
+    since: int
+    records: tuple[Record, ...]
+
+
 class Window:
     """Holds a `Conversation` and keeps it in step with the store."""
 
@@ -37,7 +45,9 @@ class Window:
         self._driver = driver
         self._codec = codec
         self._counter = counter
-        self._unsure: dict[str, tuple[int, tuple[Record, ...]]] = {}
+        self._unsure: dict[str, _Attempt] = {}
+        self._lives = 0  # how often the conversation was cleared: what was loaded before belongs to another one
+        self._opened_at = 0
         self.conversation = Conversation(key=key)
 
     async def open(self) -> None:
@@ -55,7 +65,7 @@ class Window:
         log = await self._driver.load(now.key, now.end)
         if log.epoch != now.epoch or log.start > now.end:
             return await self.open()
-        await self._join(log)
+        await self._join(log, now.revision)
         return None
 
     async def load_older(self) -> None:
@@ -66,6 +76,8 @@ class Window:
         self._check_epoch(log)
         entries = await self._entries(log)
         now = self.conversation
+        if now.epoch != log.epoch:
+            return  # cleared meanwhile
         if log.start + len(entries) == now.start:
             now = now.prepended(entries)
         self.conversation = now.trimmed(log.base)
@@ -77,23 +89,35 @@ class Window:
 
         An attempt whose outcome stayed unknown is repeated with the same bytes, and never stored twice.
         """
+        lives = self._lives
         made = tuple(await self._counted(entries))
-        known_end = self.conversation.end if since is None else since
-        since, records = self._unsure.get(entries[0].id) or (known_end, ())
-        if [record.id for record in records] != [entry.id for entry in made]:
-            records = await self._encoded(made)
-        self._unsure[made[0].id] = since, records
+        since = self.conversation.end if since is None else since
+        attempt = self._unsure.get(made[0].id)
+        if attempt is not None:
+            since = min(since, attempt.since)
+        if attempt is None or attempt.entries != made:
+            attempt = _Attempt(made, since, await self._encoded(made))
+        self._unsure[made[0].id] = attempt
         now = self.conversation
         try:
             appended = await self._driver.append(
-                now.key, records, since=since, expect=expect, epoch=now.epoch or None
+                now.key, attempt.records, since=since, expect=expect, epoch=now.epoch or None
             )
-        except ConflictError:
-            self._unsure.pop(made[0].id, None)
+        except (ConflictError, FormatError, UnsupportedError):
+            self._unsure.pop(made[0].id, None)  # nothing was stored
             raise
         self._unsure.pop(made[0].id, None)  # another task may have stored the same meanwhile
-        await self._take_in(appended, made)
+        if lives == self._lives:
+            await self._take_in(appended, made)
         return appended.position
+
+    def seen_since(self, entry_id: str) -> int:
+        """Return from where on to look for an entry: where it was seen, or where this handle began to see."""
+        now = self.conversation
+        for position, entry in enumerate(now.entries, now.start):
+            if entry.id == entry_id:
+                return position
+        return now.end if now.start <= self._opened_at else self._opened_at
 
     async def commit(self, change: Callable[[Head], Head]) -> Head:
         """Swap the head for what `change` makes of the current one, again and again until nobody was quicker."""
@@ -105,8 +129,8 @@ class Window:
             data = self._codec.encode_head(head)
             try:
                 revision = await self._driver.commit(now.key, data, revision=now.revision)
-            except ConflictError as error:
-                await self.read_head(error)
+            except ConflictError:
+                await self.read_head()
                 continue
             self.conversation = msgspec.structs.replace(self.conversation, head=head, revision=revision)
             if not now.epoch:
@@ -114,11 +138,12 @@ class Window:
             return head
         raise ConflictError(f"others kept changing the head of {self.conversation.key!r}; try again later")
 
-    async def read_head(self, error: ConflictError | None = None) -> None:
+    async def read_head(self) -> None:
         """Read the head as it is now, and nothing else."""
+        revision = self.conversation.revision
         log = await self._driver.load(self.conversation.key, 0, 0)
-        self._check_epoch(log, error)
-        self._take_head(log)
+        self._check_epoch(log)
+        self._take_head(log, revision)
 
     async def read(self, start: int, stop: int) -> tuple[int, tuple[Entry, ...]]:
         """Return entries of `[start, stop)`, fewer from the front if the driver says so, and where they begin."""
@@ -137,15 +162,23 @@ class Window:
     def reset(self) -> None:
         """Note that the store has dropped the conversation."""
         self._unsure.clear()
+        self._lives += 1
+        self._opened_at = 0
         self.conversation = Conversation(key=self.conversation.key)
 
     async def _restart(self, log: Log) -> None:
+        now, lives = self.conversation, self._lives
         entries = await self._entries(log)
-        if self.conversation.epoch not in {"", log.epoch}:
+        if lives != self._lives:
+            return  # cleared meanwhile
+        if now.epoch not in {"", log.epoch}:
             self._unsure.clear()  # positions of a log that is gone
-        empty = Conversation(key=self.conversation.key, epoch=log.epoch, base=log.base)
-        self.conversation = msgspec.structs.replace(empty, start=log.start, end=log.end, entries=entries)
-        self._take_head(log)
+        if now.epoch != log.epoch or not now.entries:
+            self._opened_at = log.end
+        self.conversation = Conversation(
+            key=now.key, epoch=log.epoch, base=log.base, start=log.start, end=log.end, entries=entries
+        )
+        self._take_head(log, "")
 
     async def _take_in(self, appended: Appended, entries: tuple[Entry, ...]) -> None:
         """Add what was stored to the window, after the gap before it, if others have written meanwhile."""
@@ -157,26 +190,34 @@ class Window:
         if now.end < appended.position:
             log = await self._driver.load(now.key, now.end, appended.position)
             self._check_epoch(log)
-            await self._join(log)
+            await self._join(log, now.revision)
             now = self.conversation
-        if now.end == appended.position:
+        if now.end == appended.position and now.epoch == appended.epoch:
             self.conversation = now.appended(entries)
         return None
 
-    async def _join(self, log: Log) -> None:
-        """Add entries that follow the window; if some between are missing, they become the window."""
+    async def _join(self, log: Log, revision: str) -> None:
+        """Add entries that follow the window; if some between are missing, they become the window.
+
+        `revision` is that of the head before the log was loaded.
+        """
         entries = await self._entries(log)
         now = self.conversation
+        if now.epoch != log.epoch:
+            return  # cleared or begun anew meanwhile
         stop = log.start + len(entries)
         if log.start > now.end:
             now = msgspec.structs.replace(now, start=log.start, end=stop, entries=entries)
         elif stop > now.end:
             now = now.appended(entries[now.end - log.start :])
         self.conversation = now.trimmed(log.base)
-        self._take_head(log)
+        self._take_head(log, revision)
 
-    def _take_head(self, log: Log) -> None:
+    def _take_head(self, log: Log, revision: str) -> None:
+        """Take a head that was loaded when this handle knew that of `revision`, unless it knows a newer one."""
         now = self.conversation
+        if now.revision != revision:
+            return
         if (log.epoch, log.revision) != (now.epoch, now.revision):
             try:
                 head = Head() if log.head is None else self._codec.decode_head(log.head)
@@ -184,14 +225,14 @@ class Window:
                 raise self._named(error, ", head") from error
             self.conversation = msgspec.structs.replace(now, epoch=log.epoch, head=head, revision=log.revision)
 
-    def _check_epoch(self, log: Log, error: ConflictError | None = None) -> None:
+    def _check_epoch(self, log: Log) -> None:
         now = self.conversation
         if now.epoch and log.epoch != now.epoch:
             raise ConflictError(
                 f"{now.key!r} was deleted since this handle has read it; call refresh() to begin anew",
                 expected=now.epoch,
                 actual=log.epoch,
-            ) from error
+            )
 
     # --- bytes and tokens, in threads where they are many ---
 

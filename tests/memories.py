@@ -12,7 +12,7 @@ from memkit.content import Content, ToolCall, ToolResult, text_of
 from memkit.conversation import Head, Summary
 from memkit.driver import Driver, Log, Record
 from memkit.memory import Memory
-from memkit.run import Entry, Run
+from memkit.run import Counts, Entry, Run
 from memkit.testing import CountingDriver
 
 CODEC = JsonCodec()
@@ -41,7 +41,9 @@ async def summarize(driver: Driver, key: str, *, upto: int, seen: int, content: 
     log = await driver.load(key, 0)
     upto_id = CODEC.decode(log.bodies[upto - 1 - log.start]).id if upto > log.start else ""
     head = Head() if log.head is None else CODEC.decode_head(log.head)
-    summary = Summary(content=content, upto=upto, upto_id=upto_id, seen=seen)
+    # Priced as if it stood in a prompt without its frame, which has more words than the runs of these tests.
+    counts = Counts(Words().name, output=len(content.split()), messages=1)
+    summary = Summary(content=content, upto=upto, upto_id=upto_id, seen=seen, counts=counts)
     data = CODEC.encode_head(msgspec.structs.replace(head, summary=summary))
     await driver.commit(key, data, revision=log.revision)
     return summary

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memkit.content import Content, Part, Text, ToolCall, ToolResult
-from memkit.conversation import Conversation, Head, Summary, View, apply, price_of, resolve, shows_summary
+from memkit.conversation import (
+    SUMMARY_FRAME,
+    Conversation,
+    Head,
+    Summary,
+    View,
+    apply,
+    price_of,
+    resolve,
+    shows_summary,
+)
 from memkit.run import Amend, Counts, Entry, Extend, Retract, Run
 from memkit.tokens import approximate, count_run, counted
 from tests.histories import CHARACTERS, History, contents, examples, histories
@@ -383,6 +393,7 @@ def test_a_cut_closes_only_what_is_settled() -> None:
 def test_a_summary_costs_one_message() -> None:
     stored = summary_of(1, 1, counts=Counts(CHARACTERS.name, output=100, messages=1))
     assert price_of(stored, CHARACTERS) == 100 + CHARACTERS.per_message
-    assert price_of(summary_of(1, 1), CHARACTERS) == len("in short") + CHARACTERS.per_message
+    framed = len(SUMMARY_FRAME.format("in short")) + CHARACTERS.per_message
+    assert price_of(summary_of(1, 1), CHARACTERS) == framed
     foreign = summary_of(1, 1, counts=Counts("another", output=100, messages=1))
-    assert price_of(foreign, CHARACTERS) == len("in short") + CHARACTERS.per_message
+    assert price_of(foreign, CHARACTERS) == framed
