@@ -72,7 +72,7 @@ async def _filled(driver: FileDriver, key: str, size: int) -> int:
     codec = JsonCodec()
     records = [Record(run.id, codec.encode(run)) for run in runs(size)]
     # One line a run, as real conversations have it, without a hop for each: through the synchronous part.
-    file, _ = driver._file(key)  # noqa: SLF001
+    file = driver._file(key)  # noqa: SLF001
     for end, record in enumerate(records):
         file.append([record], end, None, None)
     return size

@@ -1,8 +1,8 @@
 """`finish`: a blocking write in a worker thread, that ends whoever cancels.
 
 A shield of anyio does not stop a native `task.cancel()` or `asyncio.timeout`, after which the caller would go
-on while the thread still writes. So on asyncio the job is a future of an executor, which tells whether it has
-begun and whether it is over; elsewhere a lock decides who was first, the thread or the cancellation.
+on while the thread still writes. So on asyncio the job is a future, which tells whether it has begun and
+whether it is over; elsewhere a lock decides who was first, the thread or the cancellation.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import (
     CancelScope,
@@ -37,8 +38,57 @@ WRITE_TIMEOUT: Final = 10.0
 
 _THREADS: Final = 16
 _limiter: Final[RunVar[CapacityLimiter]] = RunVar("memkit.finish")
-_pools: Final[list[ThreadPoolExecutor]] = []
-os.register_at_fork(after_in_child=_pools.clear)  # its threads are not there in a child
+
+
+class _Workers:
+    """Daemon threads that run jobs, at most `_THREADS` beside those that were given up.
+
+    The standard executor's threads are joined when the interpreter ends, so one store that hangs would keep the
+    process alive for ever.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._free = _THREADS  # how many more threads may be started
+        self._given_up: set[Future[Any]] = set()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        job: Future[T] = Future()
+        self._jobs.put((job, work))
+        if not self._idle.acquire(blocking=False) and self._free > 0:
+            self._free -= 1
+            threading.Thread(target=self._run, name="memkit", daemon=True).start()
+        return job
+
+    def give_up(self, job: Future[Any]) -> None:
+        """Let another thread take the place of the one that hangs in this job, and that end with it."""
+        self._given_up.add(job)
+        self._free += 1
+
+    def _run(self) -> None:
+        while True:
+            job, work = self._jobs.get()
+            if job.set_running_or_notify_cancel():
+                try:
+                    job.set_result(work())
+                except BaseException as error:
+                    job.set_exception(error)
+            if job in self._given_up:
+                return self._given_up.discard(job)
+            del job, work
+            self._idle.release()
+
+
+_workers = _Workers()
+
+
+def _after_fork() -> None:
+    global _workers  # noqa: PLW0603 - the threads are not there in a child
+    _workers = _Workers()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -> T:
@@ -59,7 +109,7 @@ async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -
 async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[], T], time_limit: float) -> T:
     import asyncio  # noqa: PLC0415 - 40 ms that a program on trio need not pay
 
-    job: Future[T] = _pool().submit(write)
+    job = _workers.submit(write)
     waiter = asyncio.wrap_future(job)
     deadline = loop.time() + time_limit
     timer = loop.call_at(deadline, waiter.cancel)
@@ -69,9 +119,15 @@ async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[]
         # The caller's cancellation, or that of our timer. A job that has not begun is cancelled with its waiter.
         if not job.cancelled():
             await _until(job.done, deadline)
-        if loop.time() >= deadline:
-            raise _unknown(time_limit) from None
-        raise
+        task = asyncio.current_task()
+        is_callers = loop.time() < deadline or (task is not None and task.cancelling() > 0)
+        if not job.done():
+            _workers.give_up(job)
+        elif is_callers:
+            raise
+        elif not job.cancelled():
+            return job.result()  # done just as the time was over
+        raise _unknown(time_limit) from None
     finally:
         timer.cancel()
 
@@ -127,12 +183,10 @@ def _unknown(time_limit: float) -> DriverError:
     )
 
 
-def _pool() -> ThreadPoolExecutor:
-    if not _pools:
-        _pools.append(ThreadPoolExecutor(_THREADS, thread_name_prefix="memkit"))
-    return _pools[0]
-
-
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     module = sys.modules.get("asyncio")
-    return None if module is None else module._get_running_loop()  # noqa: SLF001 - documented, does not raise
+    if module is None:
+        return None
+    loop: asyncio.AbstractEventLoop | None = module._get_running_loop()  # noqa: SLF001 - documented, does not raise
+    # A task of trio as the guest of asyncio is no task of asyncio.
+    return loop if loop is not None and module.current_task(loop) is not None else None

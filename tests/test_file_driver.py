@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,7 +133,7 @@ async def test_a_killed_process_leaves_old_or_new_at_every_system_call(tmp_path:
     # In one thread, without an event loop: strace counts the calls of each thread by itself.
     script = (
         "import sys\nfrom memkit.drivers.file import FileDriver\nfrom memkit.driver import Record\n"
-        "file, _ = FileDriver(sys.argv[1], durable=True)._file('k')\n"
+        "file = FileDriver(sys.argv[1], durable=True)._file('k')\n"
         "log = file.load(-10, None)\n"
         "file.append([Record('new', b'{}')], log.end, None, None)\n"
         "file.commit(b'{\"h\":2}', log.revision)\n"
@@ -497,3 +498,116 @@ async def test_a_commit_in_the_place_of_an_expired_conversation_is_kept(tmp_path
         assert (log.end, log.head, log.revision) == (0, b'{"new":1}', revision)
         assert log.epoch != old
     assert (await driver.append("k", [record("a")])).position == 0
+
+
+async def test_one_driver_serves_many_event_loops_at_once(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+
+    async def write(name: str) -> None:
+        for number in range(50):
+            await driver.append("k", [record(f"{name}{number}")])
+
+    async with anyio.create_task_group() as tasks:
+        for name, backend in (("a", "asyncio"), ("b", "trio"), ("c", "asyncio")):
+            tasks.start_soon(lambda name=name, backend=backend: to_thread.run_sync(
+                lambda: anyio.run(write, name, backend=backend)
+            ))  # fmt: skip
+    assert (await driver.load("k")).end == 150
+
+
+async def test_a_child_that_was_forked_meanwhile_keeps_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 1)
+    pwrite, children = os.pwrite, []
+
+    def forking(fd: int, data: bytes, offset: int) -> int:
+        child = os.fork()
+        if child == 0:
+            signal.pause()  # with the locked file open
+        children.append(child)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", forking)
+    await driver.append("k", [record("a")], since=1)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    try:
+        assert (await FileDriver(tmp_path).append("k", [record("b")], since=2)).position == 2
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+async def test_a_link_to_the_old_file_does_not_catch_an_append(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 5)
+    path = the_file(tmp_path)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: driver.append("k", [record("late")], since=5))
+            await anyio.sleep(0.05)
+            backup = path.with_suffix(".backup")
+            os.link(path, backup)
+            copy = path.with_suffix(".copy")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)  # as a trim does
+            fcntl.flock(held, fcntl.LOCK_UN)
+    assert (await FileDriver(tmp_path).load("k")).end == 6
+    assert b"late" not in backup.read_bytes()
+
+
+async def test_what_a_killed_trim_has_left_goes_with_the_conversation(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 5)
+    left = the_file(tmp_path).with_name(the_file(tmp_path).name + ".tmp")
+    left.write_bytes(b"SECRET")
+    await driver.trim("k", 2)
+    assert not left.exists()
+    left.write_bytes(b"SECRET")
+    await driver.delete("k")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_long_first_append_is_many_lines_and_read_like_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FileDriver(tmp_path)
+    records = [record(f"r{number}", 500) for number in range(3_000)]
+    assert (await driver.append("k", records)).end == 3_000
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(size) or pread(fd, size, at))
+    log = await FileDriver(tmp_path).load("k", -10)
+    assert log.bodies == [item.body for item in records[-10:]]
+    assert sum(read) < 150_000
+    assert (await FileDriver(tmp_path).append("k", records)).position == 0
+
+
+async def test_old_heads_do_not_pile_up(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 3)
+    revision = (await driver.load("k", 0, 0)).revision
+    for number in range(600):
+        revision = await driver.commit("k", b'{"n":%d,"pad":"%b"}' % (number, b"x" * 1_000), revision=revision)
+    assert the_file(tmp_path).stat().st_size < 300 * 1_200
+    log = await FileDriver(tmp_path).load("k", 0)
+    assert (len(log.bodies), log.revision) == (3, revision)
+    assert log.head is not None
+    assert json.loads(log.head)["n"] == 599
+
+
+async def test_a_damaged_conversation_can_be_cleared(tmp_path: Path) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 2)
+    await driver.commit("k", b'{"h":1}', revision=(await driver.load("k")).revision)
+    await driver.append("k", [record("a")], since=2)
+    path = the_file(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"head":{"h":1}', b'"dead":0      '))
+    for call in (driver.load("k"), FileDriver(tmp_path).append("k", [record("b")])):
+        with pytest.raises(FormatError, match="blanked out"):
+            await call
+    assert await FileDriver(tmp_path).delete("k")
+    assert (await driver.load("k")).epoch == ""

@@ -16,8 +16,10 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from anyio import Lock, to_thread
+from anyio.lowlevel import RunVar
 
 from memkit.driver import Appended, Log, Record, check_key
 from memkit.drivers.file.store import ConversationFile, live_key
@@ -26,6 +28,7 @@ from memkit.finish import WRITE_TIMEOUT, finish, worker_threads
 
 T = TypeVar("T")
 
+_locks: Final[RunVar[WeakKeyDictionary[ConversationFile, Lock]]] = RunVar("memkit.drivers.file")
 _MAX_KNOWN: Final = 4096
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -50,14 +53,14 @@ class FileDriver:
         self._directory = Path(directory)
         self._durable = durable
         self._write_timeout = write_timeout
-        self._known: dict[str, tuple[ConversationFile, Lock]] = {}
+        self._known: dict[str, ConversationFile] = {}
 
     def __repr__(self) -> str:
         return f"FileDriver({str(self._directory)!r}, durable={self._durable})"
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
         """Return head and entries `start:stop` of one moment, about 8 MiB of them at most, without a lock."""
-        file, _ = self._file(key)
+        file = self._file(key)
         return await self._read(key, lambda: file.load(start, stop))
 
     async def append(
@@ -110,20 +113,31 @@ class FileDriver:
         return await to_thread.run_sync(_explaining(key, read), abandon_on_cancel=True, limiter=worker_threads())
 
     async def _write(self, key: str, write: Callable[[ConversationFile], T]) -> T:
-        file, lock = self._file(key)
-        # One thread of this process at a time waits for the file's own lock; the others wait here.
-        async with lock:
+        file = self._file(key)
+        # One task of this event loop at a time waits in a thread for the file's own lock; the others wait here.
+        async with _lock_of(file):
             return await finish(_explaining(key, lambda: write(file)), time_limit=self._write_timeout)
 
-    def _file(self, key: str) -> tuple[ConversationFile, Lock]:
-        known = self._known.get(key)
-        if known is None:
+    def _file(self, key: str) -> ConversationFile:
+        file = self._known.get(key)
+        if file is None:
             check_key(key)
             if len(self._known) >= _MAX_KNOWN:
                 self._known.pop(next(iter(self._known)))
             file = ConversationFile(self._directory / _name_of(key), key, durable=self._durable)
-            known = self._known[key] = file, Lock(fast_acquire=True)
-        return known
+            self._known[key] = file
+        return file
+
+
+def _lock_of(file: ConversationFile) -> Lock:
+    locks = _locks.get(None)
+    if locks is None:
+        locks = WeakKeyDictionary[ConversationFile, Lock]()
+        _locks.set(locks)
+    lock = locks.get(file)
+    if lock is None:
+        lock = locks[file] = Lock(fast_acquire=True)
+    return lock
 
 
 def _name_of(key: str) -> str:

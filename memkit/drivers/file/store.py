@@ -61,6 +61,8 @@ LOCK_TIMEOUT: Final = 5.0
 """Seconds for which a writer waits for others that hold the file."""
 
 _TRIES: Final = 8
+_COMMITS_KEPT: Final = 256  # after so many commits the file is written anew without what is left of old heads
+_LONG_BATCH: Final = 64  # entries in one line, beyond which loads of a few of them would read too much
 _log: Final = logging.getLogger(__name__)
 
 
@@ -94,7 +96,7 @@ class ConversationFile:
                 if left == 0:
                     raise self._damaged("its newest head is blanked out") from error
             finally:
-                os.close(fd)
+                _close(fd)
         return Log()
 
     def _read(self, fd: int, start: int, stop: int | None) -> Log:
@@ -132,7 +134,9 @@ class ConversationFile:
             check_epoch(self._key, epoch, actual)
             check_end(self._key, expect, end)
             if now is None:
-                header = self._create(fd, lambda _: append_line(0, -1, records))
+                batches = range(0, len(records), _LONG_BATCH)
+                lines = [append_line(at, -1, records[at : at + _LONG_BATCH]) for at in batches]
+                header = self._create(fd, lambda _: lines)
                 return Appended(0, len(records), header.epoch)
             line = append_line(end, now.head_at, records)
             self._put(fd, now.size, line)
@@ -144,9 +148,15 @@ class ConversationFile:
         with self._writing() as (fd, now):
             check_revision(self._key, revision, now.revision if now else "")
             if now is None:
-                return f"{self._create(fd, lambda epoch: head_line(0, f'{epoch}.1', None, head)).epoch}.1"
+                header = self._create(fd, lambda epoch: [head_line(0, f"{epoch}.1", None, head)])
+                return f"{header.epoch}.1"
             epoch, _, number = now.revision.rpartition(".")
-            return self._put_head(fd, now, f"{epoch}.{int(number) + 1}", now.expires, head)
+            revision = f"{epoch}.{int(number) + 1}"
+            if int(number) % _COMMITS_KEPT == 0 and now.head_at >= 0:
+                after = msgspec.structs.replace(now, head=head, revision=revision)
+                self._rewrite(fd, after, now.header.base, {})
+                return revision
+            return self._put_head(fd, now, revision, now.expires, head)
 
     def expire(self, moment: float | None) -> bool:
         """Store when the conversation expires, with the head as it is."""
@@ -157,20 +167,33 @@ class ConversationFile:
             return True
 
     def delete(self) -> bool:
-        """Remove the file, and what was set aside from it."""
-        with self._writing(create=False) as (fd, now):
-            if fd >= 0:
-                self._path.unlink()
-                self._torn_path.unlink(missing_ok=True)
-                self._sync_folder()
-            return now is not None
+        """Remove the file, and what was set aside from it; also one that is damaged."""
+        fd, size = self._open_locked(create=False)
+        if fd < 0:
+            return False
+        try:
+            try:
+                now = self._look(fd, size)
+                was_there = now is not None and not self._is_over(now)
+            except (FormatError, OvertakenError):
+                header = read_header(fd, self._name)
+                if header is None or header[1].key != self._key:
+                    raise
+                was_there = True
+            self._path.unlink()
+            self._forget_copies()
+            self._sync_folder()
+            return was_there
+        finally:
+            self._seen = None
+            _close(fd)
 
-    def _create(self, fd: int, first_line: Callable[[str], bytes]) -> Header:
-        """Begin a conversation with a line, in an empty file or in the place of one that has expired."""
+    def _create(self, fd: int, first_lines: Callable[[str], Sequence[bytes]]) -> Header:
+        """Begin a conversation with lines, in an empty file or in the place of one that has expired."""
         header = Header(1, self._key, new_epoch(), 0, _new_file_id())
-        lines = header_line(header), first_line(header.epoch)
-        if os.fstat(fd).st_size:
-            self._replace_file(fd, lines)
+        lines = header_line(header), *first_lines(header.epoch)
+        if len(lines) > 2 or os.fstat(fd).st_size:
+            self._replace_file(fd, lines)  # several lines are all or nothing only in a new file
         else:
             self._put(fd, 0, b"".join(lines))
             self._sync_folder()
@@ -179,7 +202,8 @@ class ConversationFile:
     def _put_head(self, fd: int, now: Snapshot, revision: str, expires: float | None, head: bytes | None) -> str:
         line = head_line(now.end, revision, expires, head)
         self._put(fd, now.size, line)
-        if now.head_at >= 0:  # what the old head said must not stay in the file
+        if now.head_at >= 0:  # what the old head said must not stay in the file, once the disk has the new one
+            os.fdatasync(fd)
             os.pwrite(fd, blanked(line_at(fd, now.head_at, now.size)), now.head_at)
         self._seen = msgspec.structs.replace(
             now, size=now.size + len(line), head_at=now.size, head=head, revision=revision, expires=expires
@@ -220,7 +244,7 @@ class ConversationFile:
             if now is None:
                 return
             self._rewrite(fd, now, now.header.base, bodies)
-            self._torn_path.unlink(missing_ok=True)
+            self._forget_copies()
 
     def _rewrite(self, fd: int, now: Snapshot, base: int, replaced: Mapping[int, bytes]) -> None:
         start = offset_of(fd, now, base)
@@ -233,9 +257,9 @@ class ConversationFile:
         self._replace_file(fd, (header_line(header), *kept, *head))
 
     def _replace_file(self, fd: int, lines: Sequence[bytes]) -> None:
-        path = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.tmp")
+        path = self._new_path  # one name, which a crash may leave and the next writer takes over
         try:
-            with path.open("xb") as file:
+            with path.open("wb") as file:
                 os.fchmod(file.fileno(), os.fstat(fd).st_mode & 0o777)
                 file.writelines(lines)
                 file.flush()
@@ -259,13 +283,15 @@ class ConversationFile:
         try:
             now = self._look(fd, size)
             yield fd, None if now is None or self._is_over(now) else now
-        except BaseException:
+        except BaseException as error:
             self._seen = None
+            if isinstance(error, OvertakenError):
+                raise self._damaged("its newest head is blanked out") from error
             if os.fstat(fd).st_size == 0:
                 self._path.unlink(missing_ok=True)  # made by us, for nothing
             raise
         finally:
-            os.close(fd)
+            _close(fd)
 
     def _open_locked(self, *, create: bool) -> tuple[int, int]:
         """Return the locked file and its size; -1 if there is none."""
@@ -282,12 +308,20 @@ class ConversationFile:
             try:
                 self._lock(fd)
                 status = os.fstat(fd)
-                if status.st_nlink:
+                if self._is_at_path(status):
                     return fd, status.st_size
             except BaseException:
-                os.close(fd)
+                _close(fd)
                 raise
-            os.close(fd)  # renamed over or deleted while we waited: what we hold is not the file any more
+            _close(fd)  # renamed over or deleted while we waited: what we hold is not the file any more
+
+    def _is_at_path(self, status: os.stat_result) -> bool:
+        # Not by the number of links: a backup may hold one to the old file.
+        try:
+            there = os.stat(self._name)  # noqa: PTH116 - a hot path
+        except FileNotFoundError:
+            return False
+        return there.st_ino == status.st_ino and there.st_dev == status.st_dev
 
     def _lock(self, fd: int) -> None:
         deadline = 0.0
@@ -345,6 +379,14 @@ class ConversationFile:
         if self._durable:
             _sync(self._path.parent)
 
+    def _forget_copies(self) -> None:
+        self._torn_path.unlink(missing_ok=True)
+        self._new_path.unlink(missing_ok=True)
+
+    @property
+    def _new_path(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.tmp")
+
     @property
     def _torn_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}.torn")
@@ -365,6 +407,13 @@ def live_key(path: Path) -> str | None:
             key = found[1].key
             return key if ConversationFile(path, key, durable=False).load(0, 0).epoch else None
     return None
+
+
+def _close(fd: int) -> None:
+    # A child that was forked meanwhile has the same open file, and would keep its lock.
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _lines(fd: int, start: int, stop: int) -> Iterator[bytes]:
