@@ -86,7 +86,7 @@ async def replay(
         async with Memory(driver, key, strategy=strategy, counter=counter.tokens) as memory:
             tokens = await memory.count(system, run.input)
             prompt = memory.messages(run.input, system=system, tokens=tokens)
-            view = memory.view(reserved=tokens)
+            view = memory.view(reserve=tokens)
             await memory.append(run)
         result.seconds += perf_counter() - start
 

@@ -4,6 +4,7 @@ It stores each exchange as an immutable run, keeps safe what has been stored, an
 which part of it goes into the next prompt. Start with `memkit.open` or `Memory`.
 """
 
+from memkit import counters
 from memkit.codec import Codec, JsonCodec
 from memkit.content import Blob, Content, Json, Opaque, Part, Ref, Text, ToolCall, ToolResult, text_of, to_content
 from memkit.conversation import Conversation, Head, Summary, View
@@ -100,6 +101,7 @@ __all__ = [
     "capability",
     "chat_messages",
     "compose",
+    "counters",
     "everything",
     "forget_steps",
     "last_runs",

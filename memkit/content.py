@@ -111,9 +111,11 @@ else:
     Part = Known
 
 Content: TypeAlias = str | tuple[Part, ...]
+ContentLike: TypeAlias = str | Part | Iterable[Part | str] | None
+"""What callers may give as content or as steps."""
 
 
-def to_content(value: str | Part | Iterable[Part] | None) -> Content:
+def to_content(value: ContentLike) -> Content:
     """Return `value` as content: None is `()`, and a lone text without extras becomes a `str`.
 
     Raises:
@@ -127,7 +129,7 @@ def to_content(value: str | Part | Iterable[Part] | None) -> Content:
     return parts
 
 
-def to_parts(value: str | Part | Iterable[Part | str] | None) -> tuple[Part, ...]:
+def to_parts(value: ContentLike) -> tuple[Part, ...]:
     """Return `value` as a tuple of parts, each `str` in it as a `Text`.
 
     Raises:

@@ -51,16 +51,16 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(conversation: Conversation, full: View, strategy: Strategy) -> Explanation:
     """Return why each run of the window is in the prompt that `strategy` makes of the view `full`, or not."""
     counter = full.counter
-    view, why = full, _covered(conversation, full)
+    positions, all_runs = conversation.resolved()
+    view, why = full, dict.fromkeys(set(positions) - set(full.positions), "covered by the summary")
     for part in parts_of(strategy):
         after = part(view)
         why |= _dropped(view, after, f"left out by {part!r}")
         why |= _changed(view, after, f"shortened by {part!r}")
         view = after
     kept = dict(zip(view.positions, view.runs, strict=True))
-    window = conversation.resolved()
     runs: list[Explained] = []
-    for position, run in zip(*window, strict=True):
+    for position, run in zip(positions, all_runs, strict=True):
         sent = kept.get(position)
         is_included = sent is not None and not is_skipped(sent)
         reason = why.get(position, "")
@@ -74,13 +74,6 @@ def explain(conversation: Conversation, full: View, strategy: Strategy) -> Expla
         tokens += price_of(view.summary, counter) if view.summary else 0
     summary = None if view.summary is None else f"covers everything before position {view.summary.upto}"
     return Explanation(tuple(runs), summary, tokens, view.reserved, view.before)
-
-
-def _covered(conversation: Conversation, full: View) -> dict[int, str]:
-    if full.summary is None:
-        return {}
-    positions, _ = conversation.resolved()
-    return {at: "covered by the summary" for at in positions if at < full.summary.upto}
 
 
 def _dropped(before: View, after: View, reason: str) -> dict[int, str]:

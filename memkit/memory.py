@@ -8,16 +8,15 @@ or double a run.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
-from anyio import to_thread
 
 from memkit.codec import Codec, JsonCodec
-from memkit.content import Content, Part, to_content, to_parts
+from memkit.content import Content, ContentLike, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
 from memkit.driver import Driver, Redact, Trim, capability, check_key
 from memkit.drivers.file import FileDriver
@@ -34,14 +33,14 @@ from memkit.history import History, find_run, fork_of, redactions
 from memkit.messages import ChatMessage, chat_messages
 from memkit.rawjson import to_json
 from memkit.run import Amend, Entry, Extend, Retract, Run, Status, new_id, new_run
-from memkit.strategies import Strategy, last_runs
-from memkit.tokens import INLINE_CHARS, TokenCounter, chars_of, is_counted
+from memkit.strategies import Strategy, counter_of, last_runs
+from memkit.tokens import TokenCounter
 from memkit.turn import Turn
-from memkit.window import PAGE, Window
+from memkit.viewer import Viewer, count_messages, is_long
+from memkit.window import Window, maybe_in_thread
 
 T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
-Given: TypeAlias = str | Part | Iterable[Part] | None
 
 
 class Options(TypedDict, total=False):
@@ -86,21 +85,23 @@ class Memory:
                 raise BudgetError(f"retain must be at least 1 run, not {retain}; to forget all, call clear()")
             self._able(Trim, "trim")
         self._strategy: Final = strategy or last_runs(100)
-        self._counter: TokenCounter | None = counter or getattr(self._strategy, "counter", None)
+        wanted = counter_of(self._strategy)
+        if counter is not None and wanted is not None and counter.name != wanted.name:
+            raise BudgetError(f"the handle counts by {counter!r}, its strategy by {wanted!r}; give it one of them")
+        self._counter: Final = counter or wanted
         self._codec: Final = codec or JsonCodec()
         self._retain = retain
         self._use_summary = use_summary
         self._window = Window(driver, key, self._codec, self._counter)
+        self._viewer = Viewer(self._window, self._strategy, self._counter, use_summary=use_summary)
         self._is_open = False
-        self._shrink_at = 4 * PAGE
         self._is_settled = False  # whether the window is enough for the strategy, and all runs are counted
-        self._full: tuple[Conversation, View] | None = None
 
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise ClosedError(f"this handle on {self.key!r} is open already; make one for each `async with`")
         await self._window.open()
-        await self._settle()
+        await self._viewer.settle()
         self._is_open = True
         return self
 
@@ -130,12 +131,13 @@ class Memory:
         """The meta of the conversation, as of the last read; `update_meta` changes it."""
         return self.conversation.head.meta
 
-    def view(self, *, reserved: int = 0) -> View:
-        """Return what the strategy keeps when `reserved` tokens of the prompt are taken by other things."""
-        return self._strategy(self._full_view(reserved))
+    def view(self, *, reserve: int = 0) -> View:
+        """Return what the strategy keeps when `reserve` tokens of the prompt are taken by other things."""
+        self._check_open()
+        return self._viewer.view(reserve)
 
     def messages(
-        self, input: Given = None, *, system: Given = None, reserve: int = 0, tokens: int | None = None
+        self, input: ContentLike = None, *, system: ContentLike = None, reserve: int = 0, tokens: int | None = None
     ) -> list[ChatMessage]:
         """Return the prompt as chat messages: `system`, the summary, the runs of the view, the new `input`.
 
@@ -147,25 +149,25 @@ class Memory:
                 `tokens=await memory.count(...)`. Or the strategy finds no room, and was told to raise.
         """
         said, told = to_content(input), to_content(system)
-        view = self.view(reserved=self._reserved((told, said), reserve, tokens))
+        view = self.view(reserve=self._taken((told, said), reserve, tokens))
         return chat_messages(view, system=told, input=said)
 
     def explain(
-        self, input: Given = None, *, system: Given = None, reserve: int = 0, tokens: int | None = None
+        self, input: ContentLike = None, *, system: ContentLike = None, reserve: int = 0, tokens: int | None = None
     ) -> Explanation:
         """Return what `messages` would put into the prompt, what not, why, and for how many tokens."""
         said = to_content(system), to_content(input)
-        full = self._full_view(self._reserved(said, reserve, tokens))
+        full = self._viewer.full(self._taken(said, reserve, tokens))
         return explain(self.conversation, full, self._strategy)
 
     # --- what waits ---
 
     async def add(
         self,
-        input: Given,
-        output: Given = None,
+        input: ContentLike,
+        output: ContentLike = None,
         *,
-        steps: Part | Iterable[Part | str] | None = None,
+        steps: ContentLike = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Run:
         """Store one exchange, and return it as a run. It is stored when this returns.
@@ -195,7 +197,7 @@ class Memory:
         since = self._window.seen_since(entries[0].id) if since is None else since
         return await self._append(*entries, since=since)
 
-    def turn(self, input: Given, *, early: bool = False, meta: Mapping[str, Any] | None = None) -> Turn:
+    def turn(self, input: ContentLike, *, early: bool = False, meta: Mapping[str, Any] | None = None) -> Turn:
         """Return a context in which an answer is streamed or tools run; it is stored as one run on leaving.
 
         If the context is left by an error or a cancellation, what there is is stored as a partial run. With
@@ -209,8 +211,8 @@ class Memory:
         run: Run | str,
         *,
         drop: int = 0,
-        steps: Part | Iterable[Part | str] | None = None,
-        output: Given = None,
+        steps: ContentLike = None,
+        output: ContentLike = None,
         status: Status | None = None,
     ) -> None:
         """Drop the last `drop` steps of a run, then add `steps`; replace its output and status, if given.
@@ -287,7 +289,7 @@ class Memory:
             return msgspec.structs.replace(head, meta=meta)
 
         head = await self._window.commit(changed)
-        await self._settle()  # the head of others may have another summary, or none
+        await self._viewer.settle()  # the head of others may have another summary, or none
         return head.meta
 
     async def fork(self, key: str) -> Memory:
@@ -302,7 +304,7 @@ class Memory:
         self._check_open()
         await self._window.refresh()
         await fork_of(self._window, Window(self._driver, key, self._codec, self._counter))
-        await self._settle()  # the head was read
+        await self._viewer.settle()  # the head was read
         return Memory(
             self._driver,
             key,
@@ -345,9 +347,9 @@ class Memory:
         """Read what others have stored since, and the head as it is now."""
         self._check_open()
         await self._window.refresh()
-        await self._settle()
+        await self._viewer.settle()
 
-    async def count(self, *contents: Given) -> int:
+    async def count(self, *contents: ContentLike) -> int:
         """Return the tokens of contents with those of their messages, counted in a thread if they are long.
 
         Raises:
@@ -356,12 +358,8 @@ class Memory:
         counter = self._counter
         if counter is None:
             raise BudgetError("there is nothing to count with; give a counter to Memory(counter=...)")
-        given = [content for value in contents if (content := to_content(value)) != ()]
-
-        def count() -> int:
-            return sum(counter.count(content) + counter.per_message for content in given)
-
-        return await to_thread.run_sync(count) if _is_long(*given) else count()
+        given = [to_content(content) for content in contents]
+        return await maybe_in_thread(lambda: count_messages(given, counter), is_long(given))
 
     # --- inside ---
 
@@ -369,48 +367,19 @@ class Memory:
         self._check_open()
         before = self._window.conversation.end
         position = await self._window.append(entries, since=since)
-        if position != before or not self._is_settled or not all(isinstance(entry, Run) for entry in entries):
-            await self._settle()
-        self._shrink()
+        if (
+            position != before
+            or not self._viewer.is_settled
+            or not all(isinstance(entry, Run) for entry in entries)
+        ):
+            await self._viewer.settle()
+        self._viewer.shrink()
         if self._retain is not None:
             try:
                 await self._forget_old(self._retain, position)
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
                 _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._retain, error)
         return position
-
-    async def _settle(self) -> None:
-        """Load further back while something older could matter to the strategy."""
-        self._is_settled = False
-        while True:
-            now = self._window.conversation
-            full = await self._priced(now)
-            try:
-                view = self._strategy(full)
-            except BudgetError:
-                return  # for `view` to raise, where a caller can handle it
-            if now.is_enough(view, use_summary=self._use_summary):
-                counter = self._counter
-                # A run with dropped steps has lost its counts: it is counted anew after each change.
-                self._is_settled = counter is None or all(is_counted(run, counter) for run in full.runs)
-                return
-            await self._window.load_older()
-
-    def _shrink(self) -> None:
-        """Keep the window small."""
-        now = self._window.conversation
-        if len(now.entries) < self._shrink_at:
-            return
-        self._shrink_at = len(now.entries) + PAGE
-        try:
-            view = self.view()
-        except BudgetError:
-            return  # for `view` to raise, where a caller can handle it
-        if view.closed and view.positions:
-            seen = now.head.summary.seen if now.head.summary else now.end
-            # A page more than the view has: a step may lie before its beginning.
-            self._window.shrink(min(view.positions[0] - PAGE, seen, now.end - PAGE))
-            self._shrink_at = max(4 * PAGE, len(self._window.conversation.entries) + PAGE)
 
     async def _forget_old(self, retain: int, position: int) -> None:
         """Keep the store small, after an append at `position`.
@@ -447,39 +416,11 @@ class Memory:
             blank = await redactions(self._window, at, erase_before)
             bodies = {position: self._codec.encode(entry) for position, entry in blank.items()}
             await self._able(Redact, "erase").redact(self.key, bodies, epoch=self._window.conversation.epoch)
-        await self._settle()
+        await self._viewer.settle()
 
-    async def _priced(self, conversation: Conversation) -> View:
-        view = conversation.view(use_summary=self._use_summary)
-        counter = self._counter
-        if counter is not None:
-            uncounted = [run for run in view.runs if not is_counted(run, counter)]
-            is_long = sum(map(chars_of, uncounted)) > INLINE_CHARS
-            view = await to_thread.run_sync(view.priced, counter) if is_long else view.priced(counter)
-        self._full = conversation, view
-        return view
-
-    def _full_view(self, reserved: int) -> View:
-        now = self.conversation
-        if self._full is None or self._full[0] is not now:
-            view = now.view(use_summary=self._use_summary)
-            self._full = now, view if self._counter is None else view.priced(self._counter)
-        view = self._full[1]
-        if reserved < 0:
-            raise BudgetError(f"the tokens reserved for other things must not be negative, but are {reserved}")
-        return msgspec.structs.replace(view, reserved=reserved) if reserved else view
-
-    def _reserved(self, contents: Sequence[Content], reserve: int, tokens: int | None) -> int:
-        counter = self._counter
-        if counter is None or tokens is not None:
-            return reserve + (tokens or 0)
-        if _is_long(*contents):
-            raise BudgetError(
-                f"counting more than {INLINE_CHARS:,} characters would block the event loop; "
-                "pass tokens=await memory.count(system, input)"
-            )
-        said = [content for content in contents if content != ()]
-        return reserve + sum(counter.count(content) + counter.per_message for content in said)
+    def _taken(self, contents: Sequence[Content], reserve: int, tokens: int | None) -> int:
+        self._check_open()
+        return reserve + (self._viewer.tokens_of(contents) if tokens is None else tokens)
 
     def _able(self, kind: Callable[..., T], what: str) -> T:
         found = capability(self._driver, kind)
@@ -494,7 +435,3 @@ class Memory:
 
 def _id_of(run: Run | str) -> str:
     return run if isinstance(run, str) else run.id
-
-
-def _is_long(*contents: Content) -> bool:
-    return sum(chars_of(Run("", content)) for content in contents) > INLINE_CHARS

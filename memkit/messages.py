@@ -143,7 +143,7 @@ def _plain_item(part: Part) -> dict[str, Any]:
         case Ref() if not part.media_type or part.media_type.startswith("image/"):
             return {"type": "image_url", "image_url": {"url": clean(part.url)}}
         case Opaque() if isinstance((value := parse_json(part.raw)).get("type"), str):
-            return cast("dict[str, Any]", _sendable(value))
+            return cast("dict[str, Any]", sendable(value))
         case _:
             return {"type": "text", "text": clean(text_of((part,)))}
 
@@ -160,7 +160,7 @@ def data_url(blob: Blob) -> str:
 def _whole_message(part: Part) -> ChatMessage | None:
     if not isinstance(part, Opaque):
         return None
-    message: ChatMessage = _sendable(parse_json(part.raw))
+    message: ChatMessage = sendable(parse_json(part.raw))
     return message if isinstance(message.get("role"), str) else None
 
 
@@ -186,18 +186,18 @@ def _merged(plain: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def _kept(part: Part, name: str) -> dict[str, Any]:
     """Return what `extra` keeps of a part's written form, if anything: a copy, since messages may be changed."""
     kept = None if isinstance(part, Opaque) else part.extra.get(name)
-    return cast("dict[str, Any]", _sendable(kept)) if isinstance(kept, Mapping) else {}
+    return cast("dict[str, Any]", sendable(kept)) if isinstance(kept, Mapping) else {}
 
 
-def _sendable(value: Any) -> Any:
+def sendable(value: Any) -> Any:
     """Return a copy of a JSON value in which all text is valid UTF-8."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
         members = cast("Mapping[str, Any]", value).items()
-        return {clean(key): _sendable(item) for key, item in members}
+        return {clean(key): sendable(item) for key, item in members}
     if isinstance(value, list | tuple):
-        return [_sendable(item) for item in cast("Iterable[Any]", value)]
+        return [sendable(item) for item in cast("Iterable[Any]", value)]
     return value
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from memkit.content import EMPTY, Content, Part, to_content, to_parts
+from memkit.content import EMPTY, Content, ContentLike, Part, to_content, to_parts
 from memkit.rawjson import to_json
 
 Status: TypeAlias = Literal["complete", "partial"]
@@ -118,10 +118,10 @@ def new_id() -> str:
 
 
 def new_run(
-    input: str | Part | Iterable[Part] | None,
-    output: str | Part | Iterable[Part] | None = None,
+    input: ContentLike,
+    output: ContentLike = None,
     *,
-    steps: Part | Iterable[Part | str] | None = None,
+    steps: ContentLike = None,
     status: Status = "complete",
     meta: Mapping[str, Any] | None = None,
 ) -> Run:

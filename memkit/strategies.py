@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from memkit.content import Content
 from memkit.conversation import View, price_of
 from memkit.errors import BudgetError
-from memkit.run import Counts, Run
+from memkit.run import Run
+from memkit.steps import messages_of
 from memkit.tokens import TokenCounter, cost_of
 
 Strategy: TypeAlias = Callable[[View], View]
@@ -99,7 +99,7 @@ def pin(ids: Collection[str], inner: Strategy) -> Strategy:
     Loading goes back until all of them are found, so an id that is not there loads the whole history.
     """
     pinned = frozenset(ids)
-    counter: TokenCounter | None = getattr(inner, "counter", None)
+    counter = counter_of(inner)
 
     def apply(view: View) -> View:
         rest = view.only(lambda run: run.id not in pinned)
@@ -192,7 +192,11 @@ def forget_steps(*, keep: int = 3, step: int = 1) -> Strategy:
 
 
 def compose(*strategies: Strategy) -> Strategy:
-    """Apply strategies from left to right. Without any, this is `everything`."""
+    """Apply strategies from left to right. Without any, this is `everything`.
+
+    Raises:
+        BudgetError: the strategies have different counters.
+    """
     parts: list[Strategy] = []
     for strategy in strategies:
         parts.extend(parts_of(strategy))
@@ -202,9 +206,17 @@ def compose(*strategies: Strategy) -> Strategy:
             view = part(view)
         return view
 
-    counters = [found for part in parts if (found := getattr(part, "counter", None)) is not None]
+    counters = [found for part in parts if (found := counter_of(part)) is not None]
+    if len({counter.name for counter in counters}) > 1:
+        raise BudgetError(f"runs are counted by one counter, not by several: {counters}")
     label = f"compose({', '.join(map(_name, parts))})"
     return NamedStrategy(label, apply, counters[0] if counters else None, tuple(parts))
+
+
+def counter_of(strategy: Strategy) -> TokenCounter | None:
+    """Return the counter that a strategy was made with, if it was."""
+    counter: TokenCounter | None = getattr(strategy, "counter", None)
+    return counter
 
 
 def parts_of(strategy: Strategy) -> tuple[Strategy, ...]:
@@ -251,14 +263,12 @@ def _overflow(view: View, max_tokens: int, on_overflow: Overflow) -> View:
 
 
 def _without_steps(run: Run) -> Run:
-    if not run.steps:
-        return run
-    counts = run.counts
-    if counts is not None:
-        said: tuple[Content, Content] = (run.input, run.output)
-        messages = sum(content != () for content in said)
-        counts = Counts(counts.name, counts.input, 0, counts.output, messages)
-    return msgspec.structs.replace(run, steps=(), counts=counts)
+    after = msgspec.structs.replace(run, steps=())
+    if run.counts is None:
+        return after
+    # What was dropped needs no count, so this is not `run.replace`.
+    counts = msgspec.structs.replace(run.counts, steps=0, messages=messages_of(after))
+    return msgspec.structs.replace(after, counts=counts)
 
 
 def _price(view: View, ids: Collection[str], counter: TokenCounter | None) -> int:

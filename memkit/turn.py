@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -10,7 +10,7 @@ import msgspec
 from anyio import Lock, get_cancelled_exc_class, move_on_after
 
 from memkit.checks import check_content
-from memkit.content import Content, Part, to_content, to_parts
+from memkit.content import Content, ContentLike, Part, to_content, to_parts
 from memkit.errors import ClosedError, DriverError, MemkitError
 from memkit.finish import WRITE_TIMEOUT
 from memkit.run import Extend, Run, Status, new_id
@@ -61,7 +61,7 @@ class Turn:
         self._answer = None
         self._said.append(text)
 
-    def answer(self, output: str | Part | Iterable[Part] | None) -> None:
+    def answer(self, output: ContentLike) -> None:
         """Take the whole answer, in the place of what was written before.
 
         Raises:
@@ -123,7 +123,8 @@ class Turn:
             return
         else:
             output = None if run.output == self._run.output else run.output
-            entry = Extend(new_id(), run.id, self._position, 0, tuple(self._steps), output, status)
+            steps = tuple(self._steps)
+            entry = Extend(new_id(), run.id, self._position, steps=steps, output=output, status=status)
         del self._steps[:]
         self._run, self._unfinished = run, entry
         await self._finish()

@@ -249,7 +249,7 @@ class Window:
                 raise self._named(error, f", entry {log.start + len(entries)}") from error
             return tuple(entries)
 
-        return await _maybe_in_thread(decode, sum(map(len, log.bodies)) > INLINE_BYTES)
+        return await maybe_in_thread(decode, sum(map(len, log.bodies)) > INLINE_BYTES)
 
     async def _encoded(self, entries: Sequence[Entry]) -> tuple[Record, ...]:
         def encode() -> tuple[Record, ...]:
@@ -258,7 +258,7 @@ class Window:
             except FormatError as error:
                 raise self._named(error) from error
 
-        return await _maybe_in_thread(encode, sum(map(chars_of, entries)) > INLINE_BYTES)
+        return await maybe_in_thread(encode, sum(map(chars_of, entries)) > INLINE_BYTES)
 
     async def _counted(self, entries: Iterable[Entry]) -> Iterable[Entry]:
         counter = self._counter
@@ -268,11 +268,12 @@ class Window:
         if not missing:
             return entries
         is_long = sum(map(chars_of, missing)) > INLINE_CHARS
-        return await _maybe_in_thread(lambda: [counted(entry, counter) for entry in entries], is_long)
+        return await maybe_in_thread(lambda: [counted(entry, counter) for entry in entries], is_long)
 
     def _named(self, error: FormatError, where: str = "") -> FormatError:
         return FormatError(f"conversation {self.conversation.key!r}{where}: {error}")
 
 
-async def _maybe_in_thread(do: Callable[[], T], is_long: bool) -> T:
+async def maybe_in_thread(do: Callable[[], T], is_long: bool) -> T:
+    """Do something here, or in a worker thread if it takes long."""
     return await to_thread.run_sync(do) if is_long else do()

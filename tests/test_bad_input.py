@@ -47,7 +47,7 @@ def test_impossible_budgets() -> None:
 
 async def test_negative_tokens_and_numbers_are_refused() -> None:
     async with Memory(InMemoryDriver(), "k", strategy=prune(100), counter=approximate()) as memory:
-        for reserve in (lambda: memory.view(reserved=-1), lambda: memory.messages(reserve=-1)):
+        for reserve in (lambda: memory.view(reserve=-1), lambda: memory.messages(reserve=-1)):
             with pytest.raises(BudgetError, match="must not be negative"):
                 reserve()
         with pytest.raises(BudgetError, match="keep must not be negative"):

@@ -176,4 +176,4 @@ async def test_the_price_of_what_is_reserved(driver: Driver) -> None:
             await memory.append(run(n))
         assert [len(memory.messages(reserve=n)) // 2 for n in (0, 5, 10, 15, 16, 20, 21)] == [4, 3, 2, 1, 0, 0, 0]
         assert len(memory.messages("one two three", system="four")) == 2 + 2 * 2
-        assert len(memory.view(reserved=10).runs) == 2
+        assert len(memory.view(reserve=10).runs) == 2

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from memkit import memory as memory_module
+from memkit import viewer as viewer_module
 from memkit import window as window_module
 from memkit.content import Text
 from memkit.conversation import Head
@@ -61,7 +61,7 @@ class MemoryMachine(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (window_module, memory_module):
+        for module in (window_module, viewer_module):
             patch.setattr(module, "PAGE", 4)  # so that short logs are read in pages
         self.portal = self.stack.enter_context(start_blocking_portal(self.backend))
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())

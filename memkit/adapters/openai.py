@@ -23,12 +23,11 @@ from memkit.content import (
     Text,
     ToolCall,
     ToolResult,
-    clean,
     parts_of,
     text_of,
 )
 from memkit.errors import FormatError
-from memkit.messages import ChatMessage, content_message, run_messages, step_message
+from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
 from memkit.rawjson import to_json
 from memkit.run import Run, new_id
 from memkit.steps import repaired
@@ -124,21 +123,8 @@ def _cleaned(message: ChatMessage) -> ChatMessage:
     try:
         msgspec.json.encode(message)
     except UnicodeEncodeError:
-        return {clean(key): _clean_all(value) for key, value in message.items()}
+        return cast("dict[str, Any]", sendable(message))
     return message
-
-
-def _clean_all(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_clean_all(item) for item in cast("Sequence[Any]", value)]
-    if isinstance(value, dict):
-        return {clean(key): _clean_all(item) for key, item in cast("dict[str, Any]", value).items()}
-    return value
-
-
-# --- runs ---
 
 
 def _exchanges(messages: Sequence[ChatMessage], start: int) -> Iterator[tuple[int, int]]:

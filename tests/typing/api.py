@@ -262,7 +262,7 @@ async def everything_at_once(driver: Driver) -> None:
         assert_type(memory.meta, Mapping[str, Any])
         assert_type(memory.conversation, Conversation)
         assert_type(memory.conversation.head.summary, Summary | None)
-        assert_type(memory.view(reserved=10), View)
+        assert_type(memory.view(reserve=10), View)
         assert_type(memory.explain("input", system="system"), Explanation)
         tokens = await memory.count("system", PARTS[0], [Text(text="x")])
         assert_type(
