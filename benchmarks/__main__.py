@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import anyio
 
 from benchmarks import files, process, prune
 from benchmarks.measure import Row, console, show
+from benchmarks.vocabulary import unpack
 
 
 async def _prune(*, quick: bool) -> list[Row]:
@@ -30,10 +34,18 @@ GROUPS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
 }
 
 
+def pin() -> None:
+    """Stay on one core: between two, waking a thread costs twice as much or not, as the scheduler likes."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 async def run(groups: list[str], *, quick: bool) -> bool:
     """Measure and print these groups; return whether all targets are reached."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("msgspec", "anyio", "tiktoken"))
-    console.print(f"CPython {platform.python_version()}, {versions}; medians, and the middle half of the rounds")
+    console.print(
+        f"one core, CPython {platform.python_version()}, {versions}; medians, and the middle half of the rounds"
+    )
     rows: list[Row] = []
     for name in groups:
         with console.status(f"measuring {name} ..."):
@@ -55,7 +67,10 @@ def main() -> None:
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
         parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
-    reached = anyio.run(partial(run, options.groups or list(GROUPS), quick=options.quick))
+    pin()
+    with tempfile.TemporaryDirectory(prefix="memkit-") as folder:
+        unpack(Path(folder))
+        reached = anyio.run(partial(run, options.groups or list(GROUPS), quick=options.quick))
     if options.check and not reached:
         raise SystemExit(1)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.corpus import runs
 from benchmarks.measure import Row, absolute, interleaved, row
-from memkit import Conversation, Run, View, VocabularyError, counters, prune
+from memkit import Conversation, Run, View, counters, prune
 from memkit.tokens import TokenCounter, counted
 
 BUDGETS = (4_000, 32_000, 128_000)
@@ -15,7 +15,7 @@ SIZES = (1_000, 10_000)
 
 def measure(*, quick: bool) -> list[Row]:
     """Return the rows of the table."""
-    counter = counters.tiktoken("o200k_base") if _has_vocabulary() else counters.toktok("o200k_base")
+    counter = counters.tiktoken("o200k_base")
     counter.load()
     rounds = 5 if quick else 15
     rows: list[Row] = []
@@ -56,11 +56,3 @@ def _tokenise(items: tuple[Run, ...], counter: TokenCounter) -> None:
     for run in items:
         counter.count(run.input)
         counter.count(run.output)
-
-
-def _has_vocabulary() -> bool:
-    try:
-        counters.tiktoken("o200k_base").load()
-    except VocabularyError:
-        return False
-    return True

@@ -83,7 +83,8 @@ class JsonCodec:
         Raises:
             FormatError: not an entry, or one of a version that this one cannot read.
         """
-        return _with_shared_name(_read(body, _entries, _ENTRIES))
+        entry = _read(body, _entries, _ENTRIES)
+        return entry if type(entry) is Run and entry.counts is None else _with_shared_name(entry)
 
     def encode_head(self, head: Head, /) -> bytes:
         """Return the bytes of a head.

@@ -209,10 +209,10 @@ def position_of(key: str, records: Sequence[Record], stored: Mapping[str, tuple[
     ids = [record.id for record in records]
     if not ids or "" in ids or (len(ids) > 1 and len(set(ids)) < len(ids)):
         raise FormatError(f"an append to {key!r} needs records, each with an id of its own, not {ids[:10]}")
-    try:
-        "".join(ids).encode()
-    except UnicodeEncodeError as error:
-        raise FormatError(f"an id of an append to {key!r} holds lone surrogates: {ids[:10]}") from error
+    if not all(map(str.isascii, ids)):
+        _check_unicode(key, ids)
+    if not stored:
+        return None
     found = [stored.get(record_id) for record_id in ids]
     if not any(found):
         return None
@@ -231,6 +231,13 @@ def position_of(key: str, records: Sequence[Record], stored: Mapping[str, tuple[
                 actual=item[0],
             )
     return position
+
+
+def _check_unicode(key: str, ids: Sequence[str]) -> None:
+    try:
+        "".join(ids).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"an id of an append to {key!r} holds lone surrogates: {ids[:10]}") from error
 
 
 def check_epoch(key: str, epoch: str | None, actual: str) -> None:

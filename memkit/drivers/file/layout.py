@@ -10,8 +10,9 @@ A file is one header and one line for each append and each commit::
 `p` is the position of the first entry of a line, or the end of the log for a head; `h` is the byte offset of
 the head that was the newest when the line was written, -1 for none. So the last complete line tells all: the
 end of the log and where its head is. Lines only ever come at the end, and every line carries its position,
-so any position is found by bisection. The first key tells what kind of line it is. A body that is not one JSON
-object on one line is stored in base64, in a line of the second kind.
+so any position is found by bisection. The first key tells what kind of line it is. A lone body is cut out of its
+line, not parsed; one that cannot be, or is no JSON in an append of several, is in base64, in a line of the second
+kind.
 A rewritten file gets a new `file` id: two files with equal headers are one and the same.
 """
 
@@ -32,6 +33,7 @@ START: Final = 64
 """So many bytes of a line hold its position."""
 
 _HEADER_BLOCK: Final = 512
+_BODY_MARK: Final = b'","body":'
 _KINDS: Final = (b'{"p":', b'{"n":', b'{"x":')
 _HEADER_START: Final = b'{"memkit":'
 
@@ -77,7 +79,7 @@ def header_line(header: Header) -> bytes:
 
 def append_line(position: int, head_at: int, records: Sequence[Record]) -> bytes:
     """Return the line of an append."""
-    if len(records) == 1 and _is_plain(records[0].body):
+    if len(records) == 1 and _fits_a_line(records[0].body):
         record_id, body = msgspec.json.encode(records[0].id), records[0].body
         return b'{"p":%d,"h":%d,"id":%b,"body":%b}\n' % (position, head_at, record_id, body)
     items = b",".join(b"[%b,%b]" % (msgspec.json.encode(record.id), _value(record.body)) for record in records)
@@ -120,11 +122,13 @@ def count_of(line: bytes) -> int:
 
 def records_of(line: bytes) -> list[Record]:
     """Return ids and bodies of an append."""
-    fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    if "r" not in fields:
-        return [Record(msgspec.json.decode(fields["id"], type=str), bytes(fields["body"]))]
-    items = msgspec.json.decode(fields["r"], type=list[tuple[str, msgspec.Raw]])
-    return [Record(record_id, body_of(bytes(value))) for record_id, value in items]
+    if line.startswith(b'{"p":'):
+        # All quotes inside an id are escaped, so the first of these marks ends it.
+        start, stop = line.index(b'"id":') + 5, line.index(_BODY_MARK) + 1
+        return [Record(msgspec.json.decode(line[start:stop], type=str), line[stop + 8 : -1])]
+    items = msgspec.json.decode(line, type=dict[str, msgspec.Raw])["r"]
+    pairs = msgspec.json.decode(items, type=list[tuple[str, msgspec.Raw]])
+    return [Record(record_id, body_of(bytes(value))) for record_id, value in pairs]
 
 
 def bodies_of(data: bytes, start: int, stop: int) -> tuple[int, list[bytes]]:
@@ -137,10 +141,9 @@ def bodies_of(data: bytes, start: int, stop: int) -> tuple[int, list[bytes]]:
     bodies: list[bytes] = []
     at = last = start
     while at < stop and data.startswith(b'{"p":', at):
-        # An append of one entry, as nearly always: its body is cut out, not parsed. All quotes inside an id are
-        # escaped, so the first of these marks ends it.
+        # An append of one entry, as nearly always: its body is cut out, not parsed.
         end = data.index(b"\n", at)
-        bodies.append(data[data.index(b'","body":', at) + 9 : end - 1])
+        bodies.append(data[data.index(_BODY_MARK, at) + 9 : end - 1])
         last, at = at, end + 1
     if at == stop and position_at(data[last : last + START]) == first + len(bodies) - 1:
         return first, bodies
@@ -336,9 +339,14 @@ def _value(body: bytes) -> bytes:
     return body if _is_plain(body) else b'"%b"' % base64.b64encode(body)
 
 
+def _fits_a_line(body: bytes) -> bool:
+    """Tell whether a body can be cut out of a line as it stands, whatever it is."""
+    return body.startswith(b"{") and body.endswith(b"}") and b"\n" not in body and b"\0" not in body
+
+
 def _is_plain(body: bytes) -> bool:
     """Tell whether a body is one JSON object, in UTF-8 and on one line."""
-    if not (body.startswith(b"{") and body.endswith(b"}")) or b"\n" in body or b"\0" in body:
+    if not _fits_a_line(body):
         return False
     try:
         body.decode()
