@@ -177,7 +177,10 @@ def _to_part(item: object) -> Part:
 
 
 def _no_part(item: object) -> str:
-    return f"content is text or parts (Text, Json, Blob, ...), not a {type(item).__name__}; wrap data in Json(...)"
+    return (
+        f"content is text or parts (Text, Json, Blob, ...), not a {type(item).__name__}; wrap data in Json(...), "
+        "and give chat messages to memkit.adapters.openai.to_runs"
+    )
 
 
 def _check_opaque(raw: bytes) -> None:

@@ -204,7 +204,8 @@ class Memory:
         `early=True` the input is stored at once, and `await turn.save()` stores what has come since.
         """
         self._check_open()
-        return Turn(self._append, new_run(input, meta=meta, status="partial"), early=early)
+        run = new_run(input, meta=meta, status="partial")
+        return Turn(self._append, lambda: self._window.conversation.base, run, early=early)
 
     async def extend(
         self,

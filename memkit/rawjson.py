@@ -125,9 +125,11 @@ def split_object(text: str) -> dict[str, str]:
     at = _skip(text, 0, "{")
     while not text.startswith("}", at):
         name, at = _scanner.raw_decode(text, at)
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a member is text, not {name!r}")  # noqa: TRY004 - of the text
         start = _skip(text, at, ":")
         _, at = _scanner.raw_decode(text, start)
-        fields[str(name)] = text[start:at]
+        fields[name] = text[start:at]
         at = _next(text, at, "}")
     _check_end(text, at)
     return fields
@@ -174,7 +176,12 @@ def _skip(text: str, at: int, mark: str) -> int:
 def _next(text: str, at: int, closing: str) -> int:
     """Return where the next item begins, or `closing` is."""
     at = _after_space(text, at)
-    return at if text.startswith(closing, at) else _skip(text, at, ",")
+    if text.startswith(closing, at):
+        return at
+    at = _skip(text, at, ",")
+    if text.startswith(closing, at):
+        raise ValueError(f"nothing follows the comma before character {at}")
+    return at
 
 
 def _check_end(text: str, at: int) -> None:

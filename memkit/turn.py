@@ -26,8 +26,11 @@ class Turn:
     on. `step` and `write` take what comes and never wait; `save` stores it before the turn ends.
     """
 
-    def __init__(self, append: Callable[..., Awaitable[int]], run: Run, *, early: bool) -> None:
+    def __init__(
+        self, append: Callable[..., Awaitable[int]], base: Callable[[], int], run: Run, *, early: bool
+    ) -> None:
         self._append = append
+        self._base = base
         self._run = run
         self._early = early
         self._position: int | None = None
@@ -117,6 +120,9 @@ class Turn:
     async def _store_next(self, status: Status) -> None:
         await self._finish()
         run = msgspec.structs.replace(self.run, status=status)
+        if self._position is not None and self._position < self._base():
+            # It was trimmed while it went on, so it is stored anew, as a whole.
+            self._position, run = None, msgspec.structs.replace(run, id=new_id())
         if self._position is None:
             entry: Run | Extend = run
         elif run == self._run:

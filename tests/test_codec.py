@@ -520,3 +520,16 @@ def test_runs_share_what_they_have_in_common() -> None:
     assert first.counts.name is second.counts.name is amend.run.counts.name
     assert first.meta is second.meta is amend.run.meta is EMPTY
     assert first.extra is second.extra is amend.extra is EMPTY
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"v":1,"minor":0,"kind":"run","id":"a","input":"q",}',
+        b'{"v":1,"minor":0,"kind":"run","id":"a","input":"q","steps":[{"kind":"new"},]}',
+        b'{"v":1,"minor":0,"kind":"run","id":"a","input":"q",1:2}',
+    ],
+)
+def test_what_is_nearly_json_is_not_read(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        codec.decode(body)

@@ -515,6 +515,7 @@ async def test_one_driver_serves_many_event_loops_at_once(tmp_path: Path) -> Non
     assert (await driver.load("k")).end == 150
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 async def test_a_child_that_was_forked_meanwhile_keeps_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

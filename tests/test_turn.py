@@ -168,3 +168,20 @@ async def test_others_may_write_while_a_turn_lasts(driver: Driver) -> None:
             turn.answer("Done.")
         assert inputs(memory) == ["first", "second", "third"]
         assert memory.view().runs[0] == turn.run
+
+
+async def test_a_turn_that_was_trimmed_while_it_went_on_is_stored_anew() -> None:
+    driver = InMemoryDriver()
+    async with Memory(driver, "k", retain=2) as memory:
+        async with memory.turn("long", early=True) as turn:
+            turn.step("one")
+            await turn.save()
+            for number in range(6):
+                await memory.add(f"other {number}", "yes")
+            turn.step("two")
+            turn.write("answer")
+        last = memory.view().runs[-1]
+        assert (last.input, last.output, last.status, len(last.steps)) == ("long", "answer", "complete", 2)
+        assert turn.run.id == last.id
+    async with Memory(driver, "k") as memory:
+        assert memory.view().runs[-1].output == "answer"
