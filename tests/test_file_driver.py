@@ -18,7 +18,7 @@ import pytest
 from anyio import to_thread
 
 from memkit.driver import Record
-from memkit.drivers.file import FileDriver, layout, store
+from memkit.drivers.file import FileDriver, layout, locking, store
 from memkit.errors import ConflictError, DriverError, FormatError
 
 pytestmark = pytest.mark.anyio
@@ -310,7 +310,7 @@ async def test_a_closed_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
 async def test_readers_wait_for_nobody_and_writers_say_for_whom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(locking, "LOCK_TIMEOUT", 0.1)
     driver = FileDriver(tmp_path)
     await fill(driver, "k", 2)
     with the_file(tmp_path).open("rb") as other:

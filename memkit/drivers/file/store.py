@@ -7,10 +7,8 @@ file that takes the old one's name. A line torn by a crash is moved to `<name>.t
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import random
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -52,13 +50,11 @@ from memkit.drivers.file.layout import (
     rewritten,
     take_snapshot,
 )
-from memkit.errors import DriverError, FormatError
+from memkit.drivers.file.locking import close_locked, lock, open_locked
+from memkit.errors import FormatError
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """About how many bytes one load returns at most, if that is more than one entry."""
-
-LOCK_TIMEOUT: Final = 5.0
-"""Seconds for which a writer waits for others that hold the file."""
 
 _TRIES: Final = 8
 _COMMITS_KEPT: Final = 256  # after so many commits the file is written anew without what is left of old heads
@@ -87,7 +83,7 @@ class ConversationFile:
                 break
             try:
                 if left == 0:
-                    self._lock(fd)
+                    lock(fd, self._name)
                 return self._read(fd, start, stop)
             except FormatError:  # maybe of a line that a writer has just rolled back
                 if left == 0:
@@ -96,7 +92,7 @@ class ConversationFile:
                 if left == 0:
                     raise self._damaged("its newest head is blanked out") from error
             finally:
-                _close(fd)
+                close_locked(fd)
         return Log()
 
     def _read(self, fd: int, start: int, stop: int | None) -> Log:
@@ -126,13 +122,13 @@ class ConversationFile:
     def append(self, records: Sequence[Record], since: int, expect: int | None, epoch: str | None) -> Appended:
         """Store all records as one line, unless they are stored already."""
         # `_writing` by hand: in a cold thread a context manager costs a tenth of an append.
-        fd, size = self._open_locked(create=True)
+        fd, size = open_locked(self._path, create=True)
         try:
             return self._append(fd, self._live(fd, size), records, since, expect, epoch)
         except BaseException as error:
             raise self._cleaned_up(fd, error) from error.__cause__
         finally:
-            _close(fd)
+            close_locked(fd)
 
     def _append(  # noqa: PLR0917 - called once, just above
         self,
@@ -185,7 +181,7 @@ class ConversationFile:
 
     def delete(self) -> bool:
         """Remove the file, and what was set aside from it; also one that is damaged."""
-        fd, size = self._open_locked(create=False)
+        fd, size = open_locked(self._path, create=False)
         if fd < 0:
             return False
         try:
@@ -203,7 +199,7 @@ class ConversationFile:
             return was_there
         finally:
             self._seen = None
-            _close(fd)
+            close_locked(fd)
 
     def _create(self, fd: int, first_lines: Callable[[str], Sequence[bytes]]) -> Header:
         """Begin a conversation with lines, in an empty file or in the place of one that has expired."""
@@ -293,7 +289,7 @@ class ConversationFile:
     @contextmanager
     def _writing(self, *, create: bool = True) -> Generator[tuple[int, Snapshot | None], None, None]:
         """Yield the locked file, -1 if there is none, and what is in it: None if there is no conversation."""
-        fd, size = self._open_locked(create=create)
+        fd, size = open_locked(self._path, create=create)
         if fd < 0:
             yield fd, None
             return
@@ -302,7 +298,7 @@ class ConversationFile:
         except BaseException as error:
             raise self._cleaned_up(fd, error) from error.__cause__
         finally:
-            _close(fd)
+            close_locked(fd)
 
     def _live(self, fd: int, size: int) -> Snapshot | None:
         now = self._look(fd, size)
@@ -316,50 +312,6 @@ class ConversationFile:
         if os.fstat(fd).st_size == 0:
             self._path.unlink(missing_ok=True)
         return error
-
-    def _open_locked(self, *, create: bool) -> tuple[int, int]:
-        """Return the locked file and its size; -1 if there is none."""
-        flags = os.O_RDWR | os.O_CLOEXEC
-        while True:
-            try:
-                fd = os.open(self._name, flags, 0o666)
-            except FileNotFoundError:
-                if not create:
-                    return -1, 0
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                flags |= os.O_CREAT
-                continue
-            try:
-                self._lock(fd)
-                status = os.fstat(fd)
-                if self._is_at_path(status):
-                    return fd, status.st_size
-            except BaseException:
-                _close(fd)
-                raise
-            _close(fd)  # renamed over or deleted while we waited: what we hold is not the file any more
-
-    def _is_at_path(self, status: os.stat_result) -> bool:
-        # Not by the number of links: a backup may hold one to the old file.
-        try:
-            there = os.stat(self._name)  # noqa: PTH116 - a hot path
-        except FileNotFoundError:
-            return False
-        return there.st_ino == status.st_ino and there.st_dev == status.st_dev
-
-    def _lock(self, fd: int) -> None:
-        deadline = 0.0
-        while True:
-            try:
-                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                now = time.monotonic()
-                deadline = deadline or now + LOCK_TIMEOUT
-                if now > deadline:
-                    raise DriverError(
-                        f"other processes have held {self._name} for {LOCK_TIMEOUT:g} s; try again", retryable=True
-                    ) from None
-                time.sleep(random.uniform(0.0001, 0.002))  # noqa: S311 - spreads the waiters, hides nothing
 
     def _look(self, fd: int, size: int) -> Snapshot | None:
         """Return what the file holds, None if nothing was ever stored; set aside what a crash has torn."""
@@ -431,13 +383,6 @@ def live_key(path: Path) -> str | None:
             key = found[1].key
             return key if ConversationFile(path, key, durable=False).load(0, 0).epoch else None
     return None
-
-
-def _close(fd: int) -> None:
-    # A child that was forked meanwhile has the same open file, and would keep its lock.
-    with suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
 
 
 def _lines(fd: int, start: int, stop: int) -> Iterator[bytes]:
