@@ -31,26 +31,28 @@ from memkit.driver import (
     position_of,
 )
 from memkit.drivers.file.layout import (
-    BLOCK,
-    Backwards,
     Header,
-    OvertakenError,
-    Snapshot,
     append_line,
     blanked,
     bodies_of,
     head_line,
     header_line,
     is_head,
-    line_at,
-    offset_of,
     position_at,
-    read_header,
     records_of,
     rewritten,
-    take_snapshot,
 )
 from memkit.drivers.file.locking import close_locked, lock, open_locked
+from memkit.drivers.file.reading import (
+    BLOCK,
+    Backwards,
+    OvertakenError,
+    Snapshot,
+    line_at,
+    offset_of,
+    read_header,
+    take_snapshot,
+)
 from memkit.errors import FormatError
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
