@@ -14,6 +14,7 @@ from memkit.content import (
     Json,
     Known,
     Opaque,
+    Part,
     Ref,
     Text,
     ToolCall,
@@ -26,6 +27,8 @@ from memkit.run import Amend, Entry, Extend, Run
 
 # Results in results cost a reader several frames of its stack for each level, so there can be ten of them.
 _RESULT_DEPTH: Final = 10
+
+_known: Final = msgspec.json.Decoder(Known)
 
 # The fields of parts that are not text; those that are checked elsewhere have None.
 _FIELDS: Final[dict[tuple[type, str], type | None]] = {
@@ -68,12 +71,12 @@ def _check_entry(entry: Entry, *taken: str) -> bool:
         to_json(entry.created_at, "created_at")
         to_json(entry.meta, "meta")
         has_extra |= check_content(entry.input, "input")
-        has_extra |= check_content(entry.steps, "steps")
+        has_extra |= check_parts(entry.steps, "steps")
         has_extra |= check_content(entry.output, "output")
     elif isinstance(entry, Amend):
         has_extra |= _check_entry(entry.run)
     elif isinstance(entry, Extend):
-        has_extra |= check_content(entry.steps, "steps")
+        has_extra |= check_parts(entry.steps, "steps")
         has_extra |= check_content(() if entry.output is None else entry.output, "output")
     return has_extra
 
@@ -84,14 +87,21 @@ def check_content(content: Content, where: str, depth: int = 2) -> bool:
     Raises:
         FormatError: naming the path of the culprit.
     """
-    if isinstance(content, str):
-        return False
-    if not isinstance(cast("object", content), tuple):
-        raise FormatError(f"{where} is a {type(content).__name__}, not text or a tuple of parts; see to_content()")
+    return False if isinstance(content, str) else check_parts(content, where, depth)
+
+
+def check_parts(parts: tuple[Part, ...], where: str, depth: int = 2) -> bool:
+    """Refuse parts that JSON cannot hold; return whether there are extra fields anywhere in them.
+
+    Raises:
+        FormatError: naming the path of the culprit.
+    """
+    if not isinstance(cast("object", parts), tuple):
+        raise FormatError(f"{where} is a {type(parts).__name__}, not a tuple of parts; see to_content()")
     if depth > MAX_DEPTH:
         raise FormatError(f"{where} is nested deeper than {MAX_DEPTH} levels; store it flatter, or as text")
     has_extra = False
-    for index, part in enumerate(content):
+    for index, part in enumerate(parts):
         at = f"{where}[{index}]"
         if isinstance(part, Opaque):
             _check_opaque(part, at)
@@ -114,9 +124,6 @@ def _check_opaque(part: Opaque, where: str) -> None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     raise FormatError(f"{where} is an Opaque that reads as a {kind}; use that, or wrap it in Json(...)")
-
-
-_known: Final = msgspec.json.Decoder(Known)
 
 
 def _check_fields(part: Known, where: str) -> None:

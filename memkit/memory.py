@@ -95,7 +95,6 @@ class Memory:
         self._window = Window(driver, key, self._codec, self._counter)
         self._viewer = Viewer(self._window, self._strategy, self._counter, use_summary=use_summary)
         self._is_open = False
-        self._is_settled = False  # whether the window is enough for the strategy, and all runs are counted
 
     async def __aenter__(self) -> Self:
         if self._is_open:
@@ -296,8 +295,7 @@ class Memory:
     async def fork(self, key: str) -> Memory:
         """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
 
-        Runs are written as they are after all changes, in one append;
-        meta and summary come along.
+        Runs are written as they are after all changes, in one append; meta and summary come along.
 
         Raises:
             ConflictError: there is a conversation of that key already.

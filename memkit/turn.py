@@ -9,7 +9,7 @@ from typing import Final, Self
 import msgspec
 from anyio import Lock, get_cancelled_exc_class, move_on_after
 
-from memkit.checks import check_content
+from memkit.checks import check_content, check_parts
 from memkit.content import Content, ContentLike, Part, to_content, to_parts
 from memkit.errors import ClosedError, DriverError, MemkitError
 from memkit.finish import WRITE_TIMEOUT
@@ -55,7 +55,7 @@ class Turn:
         """
         self._check_open()
         steps = to_parts(parts)
-        check_content(steps, "steps")
+        check_parts(steps, "steps")
         self._steps.extend(steps)
 
     def write(self, text: str) -> None:

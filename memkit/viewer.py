@@ -40,7 +40,7 @@ class Viewer:
             raise BudgetError(f"the tokens reserved for other things must not be negative, but are {reserved}")
         now = self._window.conversation
         if self._full is None or self._full[0] is not now:
-            self._full = now, self._made(now)
+            self._full = now, self._priced(now.view(use_summary=self._use_summary))
         view = self._full[1]
         return msgspec.structs.replace(view, reserved=reserved) if reserved else view
 
@@ -49,8 +49,10 @@ class Viewer:
         self.is_settled = False
         while True:
             now = self._window.conversation
-            uncounted = self._uncounted(now)
-            full = await maybe_in_thread(partial(self._made, now), sum(map(chars_of, uncounted)) > INLINE_CHARS)
+            view = now.view(use_summary=self._use_summary)
+            uncounted = self._uncounted(view)
+            is_slow = sum(map(chars_of, uncounted)) > INLINE_CHARS
+            full = await maybe_in_thread(partial(self._priced, view), is_slow)
             self._full = now, full
             try:
                 view = self._strategy(full)
@@ -93,16 +95,12 @@ class Viewer:
             )
         return count_messages(contents, self._counter)
 
-    def _made(self, conversation: Conversation) -> View:
-        view = conversation.view(use_summary=self._use_summary)
+    def _priced(self, view: View) -> View:
         return view if self._counter is None else view.priced(self._counter)
 
-    def _uncounted(self, conversation: Conversation) -> list[Run]:
+    def _uncounted(self, view: View) -> list[Run]:
         counter = self._counter
-        if counter is None:
-            return []
-        runs = conversation.view(use_summary=self._use_summary).runs
-        return [run for run in runs if not is_counted(run, counter)]
+        return [] if counter is None else [run for run in view.runs if not is_counted(run, counter)]
 
 
 def is_long(contents: Sequence[Content]) -> bool:

@@ -190,11 +190,11 @@ def test_the_largest_integers_come_back() -> None:
         (Run("1", None), "input is a NoneType"),  # type: ignore[arg-type]
         (Run("1", ["q"]), "input is a list"),  # type: ignore[arg-type]
         (Run("1", ("q",)), r"input\[0\] is a str, not a part"),  # type: ignore[arg-type]
-        (Run("1", "q", "steps"), r"steps\[0\] is a str, not a part|Expected `array`|expected \["),  # type: ignore[arg-type]
+        (Run("1", "q", "steps"), "steps is a str"),  # type: ignore[arg-type]
         (Run("1", "q", output=5), "output is a int"),  # type: ignore[arg-type]
         (Run("1", "q", status="done"), "Invalid enum value 'done'"),  # type: ignore[arg-type]
         (Run("1", "q", created_at=math.nan), "created_at is nan"),
-        (Run("1", "q", created_at="now"), "created_at`|Expected `float`"),  # type: ignore[arg-type]
+        (Run("1", "q", created_at="now"), "Expected `float`, got `str`"),  # type: ignore[arg-type]
         (Extend(id="1", target="r", at=0, output=5), "output is a int"),  # type: ignore[arg-type]
         (Extend(id="1", target="r", at=0, status="done"), "Invalid enum value 'done'"),  # type: ignore[arg-type]
         (Amend(id="1", at=0, run=Run("", "q")), "the id of an entry"),

@@ -94,7 +94,7 @@ class ConversationFile:
                 if left == 0:
                     raise self._damaged("its newest head is blanked out") from error
             finally:
-                close_locked(fd)
+                (os.close if left else close_locked)(fd)
         return Log()
 
     def _read(self, fd: int, start: int, stop: int | None) -> Log:
@@ -123,40 +123,23 @@ class ConversationFile:
 
     def append(self, records: Sequence[Record], since: int, expect: int | None, epoch: str | None) -> Appended:
         """Store all records as one line, unless they are stored already."""
-        # `_writing` by hand: in a cold thread a context manager costs a tenth of an append.
-        fd, size = open_locked(self._path, create=True)
-        try:
-            return self._append(fd, self._live(fd, size), records, since, expect, epoch)
-        except BaseException as error:
-            raise self._cleaned_up(fd, error) from error.__cause__
-        finally:
-            close_locked(fd)
-
-    def _append(  # noqa: PLR0917 - called once, just above
-        self,
-        fd: int,
-        now: Snapshot | None,
-        records: Sequence[Record],
-        since: int,
-        expect: int | None,
-        epoch: str | None,
-    ) -> Appended:
-        end, actual = (now.end, now.header.epoch) if now else (0, "")
-        stored = self._stored_since(fd, now, since) if now and since < end else {}
-        position = position_of(self._key, records, stored)
-        if position is not None:
-            return Appended(position, end, actual)
-        check_epoch(self._key, epoch, actual)
-        check_end(self._key, expect, end)
-        if now is None:
-            batches = range(0, len(records), _LONG_BATCH)
-            lines = [append_line(at, -1, records[at : at + _LONG_BATCH]) for at in batches]
-            header = self._create(fd, lambda _: lines)
-            return Appended(0, len(records), header.epoch)
-        line = append_line(end, now.head_at, records)
-        self._put(fd, now.size, line)
-        self._seen = msgspec.structs.replace(now, size=now.size + len(line), end=end + len(records))
-        return Appended(end, end + len(records), actual)
+        with self._writing() as (fd, now):
+            end, actual = (now.end, now.header.epoch) if now else (0, "")
+            stored = self._stored_since(fd, now, since) if now and since < end else {}
+            position = position_of(self._key, records, stored)
+            if position is not None:
+                return Appended(position, end, actual)
+            check_epoch(self._key, epoch, actual)
+            check_end(self._key, expect, end)
+            if now is None:
+                batches = range(0, len(records), _LONG_BATCH)
+                lines = [append_line(at, -1, records[at : at + _LONG_BATCH]) for at in batches]
+                header = self._create(fd, lambda _: lines)
+                return Appended(0, len(records), header.epoch)
+            line = append_line(end, now.head_at, records)
+            self._put(fd, now.size, line)
+            self._seen = msgspec.structs.replace(now, size=now.size + len(line), end=end + len(records))
+            return Appended(end, end + len(records), actual)
 
     def commit(self, head: bytes, revision: str) -> str:
         """Store a head as one line, if the head of that revision is still the current one."""
