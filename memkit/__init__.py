@@ -5,6 +5,7 @@ which part of it goes into the next prompt. Start with `memkit.open` or `Memory`
 """
 
 from memkit import counters
+from memkit.background import Background
 from memkit.codec import Codec, JsonCodec
 from memkit.content import Blob, Content, Json, Opaque, Part, Ref, Text, ToolCall, ToolResult, text_of, to_content
 from memkit.conversation import Conversation, Head, Summary, View
@@ -34,7 +35,8 @@ from memkit.errors import (
 )
 from memkit.explanation import Explanation
 from memkit.memory import Memory, open  # noqa: A004 - `memkit.open` reads as it should
-from memkit.messages import ChatMessage, chat_messages, transcript
+from memkit.messages import ChatMessage, chat_messages
+from memkit.recorder import Recorder
 from memkit.run import Amend, Counts, Entry, Extend, Retract, Run, new_id, new_run
 from memkit.strategies import (
     Strategy,
@@ -47,12 +49,15 @@ from memkit.strategies import (
     since,
     where,
 )
+from memkit.summaries import Summarizer, SummaryPolicy
 from memkit.tokens import TokenCounter, approximate
+from memkit.transcripts import transcript
 from memkit.turn import Turn
 
 __all__ = [
     "Amend",
     "Appended",
+    "Background",
     "Blob",
     "BudgetError",
     "ChatMessage",
@@ -81,13 +86,16 @@ __all__ = [
     "Opaque",
     "Part",
     "Record",
+    "Recorder",
     "Redact",
     "Ref",
     "Retract",
     "Run",
     "Strategy",
+    "Summarizer",
     "Summary",
     "SummaryError",
+    "SummaryPolicy",
     "Text",
     "TokenCounter",
     "ToolCall",

@@ -59,6 +59,7 @@ def check_head(head: Head) -> bool:
     has_extra = _check_extra(head, "extra", "v")
     if head.summary is not None:
         to_json(head.summary.created_at, "summary.created_at")
+        has_extra |= check_content(head.summary.content, "summary.content")
         has_extra |= _check_extra(head.summary, "summary.extra")
     return has_extra
 

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
@@ -177,13 +178,18 @@ def _dump_fields(value: msgspec.Struct) -> Iterator[tuple[str, str]]:
         yield "minor", _dump(extra["minor"])
     if (tag := value.__struct_config__.tag) is not None:
         yield "kind", json.dumps(tag)
-    for field in msgspec.structs.fields(value):
+    for field in _fields(type(value)):
         item = getattr(value, field.name)
         if field.name != "extra" and item is not field.default:
             yield field.name, _dump(item)
     for name, item in extra.items():
         if name != "minor":
             yield name, _dump(item)
+
+
+@cache
+def _fields(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(cls)  # which works out the types anew each time
 
 
 # --- reading ---
@@ -221,7 +227,7 @@ def _read_slowly(body: bytes, kinds: Mapping[str, type[T]]) -> T:
 
 
 def _read_struct(cls: type[T], fields: Mapping[str, str]) -> T:
-    slots = {field.name: field for field in msgspec.structs.fields(cast("type[msgspec.Struct]", cls))}
+    slots = {field.name: field for field in _fields(cast("type[msgspec.Struct]", cls))}
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, raw in fields.items():

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from memkit.content import EMPTY
+from memkit.content import EMPTY, Content, text_of
 from memkit.run import Amend, Change, Counts, Entry, Extend, Retract, Run
 from memkit.steps import messages_of
 from memkit.tokens import TokenCounter, cost_of, total
@@ -23,12 +23,13 @@ from memkit.tokens import TokenCounter, cost_of, total
 class Summary(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What was said before `upto`, in short.
 
-    It covers the entries before `upto`, the last of which has the id `upto_id`, and had read the log up to
-    `seen`: a change at `seen` or later of a run before `upto` makes it stale. A stale summary is not shown.
-    `counts` are those of the text in its frame, as it stands in a prompt.
+    It covers the entries before `upto`, the last of which has the id `upto_id` (`""`: unknown), and had read
+    the log up to `seen`: a change at `seen` or later of a run before `upto` makes it stale. A stale summary is
+    not shown.
+    `counts` are those of the text in its frame, as it stands in a prompt. `content` is text, or a lone `Json`.
     """
 
-    content: str
+    content: Content
     upto: int
     upto_id: str
     seen: int
@@ -161,7 +162,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
             return True
         summary = self.head.summary
         # Trimmed past `seen`, a summary can never be shown again, however much is loaded.
-        if use_summary and summary is not None and summary.seen >= self.base:
+        if use_summary and summary is not None and max(self.base, self.end - SUMMARY_REACH) <= summary.seen:
             if self.start > summary.seen:
                 return False
             if self.start <= summary.upto and shows_summary(self):
@@ -169,16 +170,30 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         return view.closed
 
 
+SUMMARY_REACH: Final = 2_000
+"""How many entries are read, at most, to show a summary that nobody has renewed: a prompt must not cost what
+the history costs. Beyond it the summary is not shown until it is made anew."""
+
+
 def shows_summary(conversation: Conversation) -> bool:
     """Tell whether there is a summary, the window reaches back to where it was made, and it is not stale."""
     summary = conversation.head.summary
-    if summary is None or summary.seen > conversation.end or conversation.start > summary.seen:
-        return False
+    return summary is not None and conversation.start <= summary.seen and not is_stale(conversation, summary)
+
+
+def is_stale(conversation: Conversation, summary: Summary) -> bool:
+    """Tell whether a run that a summary covers was changed after it was made, as far as the window shows.
+
+    So is one that was made of another log than this one.
+    """
+    if summary.seen > conversation.end:
+        return True
     last = summary.upto - 1 - conversation.start
-    if 0 <= last < len(conversation.entries) and conversation.entries[last].id != summary.upto_id:
-        return False
-    since = conversation.entries[summary.seen - conversation.start :]
-    return not any(not isinstance(entry, Run) and entry.at < summary.upto for entry in since)
+    is_in_window = 0 <= last < len(conversation.entries)
+    if summary.upto_id and is_in_window and conversation.entries[last].id != summary.upto_id:
+        return True
+    since = conversation.entries[max(0, summary.seen - conversation.start) :]
+    return any(not isinstance(entry, Run) and entry.at < summary.upto for entry in since)
 
 
 def resolve(entries: tuple[Entry, ...], start: int) -> tuple[Sequence[int], tuple[Run, ...]]:
@@ -245,6 +260,10 @@ def price_of(summary: Summary, counter: TokenCounter) -> int:
     """Return what a summary costs in a prompt, as one message in its frame."""
     counts = summary.counts
     if counts is None or counts.name != counter.name:
-        framed = SUMMARY_FRAME.format(summary.content)
-        counts = Counts(counter.name, output=counter.count(framed), messages=1)
+        counts = counts_of_summary(summary.content, counter)
     return total(counts, counter)
+
+
+def counts_of_summary(content: Content, counter: TokenCounter) -> Counts:
+    """Return the counts of a summary in its frame."""
+    return Counts(counter.name, output=counter.count(SUMMARY_FRAME.format(text_of(content))), messages=1)

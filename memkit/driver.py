@@ -7,7 +7,7 @@ promise it does not declare, and the conformance report shows it as absent.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar, cast, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import msgspec
 
@@ -146,6 +146,34 @@ class ListKeys(Protocol):
 
     def list_keys(self, prefix: str = "", /) -> AsyncIterator[str]:
         """Yield the keys that start with `prefix`, in no order; each once, if it is there all the while."""
+        ...
+
+
+@runtime_checkable
+class CheckBody(Protocol):
+    """Keeps bodies of one form only, where the store has a form of its own."""
+
+    def check_body(self, body: bytes, /) -> None:
+        """Refuse a body of another form. `Memory` asks with a run that its codec has encoded.
+
+        Raises:
+            UnsupportedError: this body cannot be kept; the message names a codec whose bodies can.
+        """
+        ...
+
+
+Promise: TypeAlias = Literal["batches", "one moment", "compare-and-set", "idempotence"]
+"""What a store may be unable to promise: that several records of one append are stored as one (they are refused
+then), that a load shows one moment, that a commit cannot overwrite another one made at the same time, that an
+append repeated while the first attempt is still under way is stored once."""
+
+
+@runtime_checkable
+class Waives(Protocol):
+    """Says which promises its store cannot keep. The checks of them show them as absent."""
+
+    def waives(self) -> frozenset[Promise]:
+        """Return the promises that are not kept."""
         ...
 
 

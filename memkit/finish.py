@@ -1,8 +1,10 @@
-"""`finish`: a blocking write in a worker thread, that ends whoever cancels.
+"""`finish` and `finish_async`: a write that has started ends, whoever cancels; then the cancellation is raised.
 
 A shield of anyio does not stop a native `task.cancel()` or `asyncio.timeout`, after which the caller would go
-on while the thread still writes. So on asyncio the job is a future, which tells whether it has begun and
-whether it is over; elsewhere a lock decides who was first, the thread or the cancellation.
+on while the write still goes on too. `finish` runs a blocking write in a worker thread: on asyncio the job is a
+future, which tells whether it has begun and whether it is over; elsewhere a lock decides who was first, the
+thread or the cancellation. `finish_async` runs one that awaits: on asyncio in a task of its own, which no
+cancellation of the caller reaches and which is awaited to its end; elsewhere a shield is enough.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,7 +26,7 @@ from anyio import (
     sleep,
     to_thread,
 )
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 
 from memkit.errors import DriverError
 
@@ -100,7 +102,7 @@ async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -
     Raises:
         DriverError: the time is over and the outcome unknown; repeating an append is safe.
     """
-    loop = _asyncio_loop()
+    loop = asyncio_loop()
     if loop is None:
         return await _finish_with_claim(write, time_limit)
     return await _finish_on_asyncio(loop, write, time_limit)
@@ -127,7 +129,7 @@ async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[]
             raise
         elif not job.cancelled():
             return job.result()  # done just as the time was over
-        raise _unknown(time_limit) from None
+        raise unknown_outcome(time_limit) from None
     finally:
         timer.cancel()
 
@@ -151,9 +153,49 @@ async def _finish_with_claim(write: Callable[[], T], time_limit: float) -> T:
             if not scope.cancel_called and not claim.acquire(blocking=False):
                 await _until(done.is_set, scope.deadline)
                 if not done.is_set():
-                    raise _unknown(time_limit) from None
+                    raise unknown_outcome(time_limit) from None
             raise
-    raise _unknown(time_limit)
+    raise unknown_outcome(time_limit)
+
+
+async def finish_async(write: Callable[[], Awaitable[T]], *, time_limit: float = WRITE_TIMEOUT) -> T:
+    """Await a write to its end, whoever cancels; then raise the cancellation, also if the write has failed.
+
+    A cancellation before the write has begun leaves nothing written. After `time_limit` seconds the write is
+    cancelled, and awaited until that is done. No task is left behind.
+
+    Raises:
+        DriverError: the time is over and the outcome unknown; repeating an append is safe.
+    """
+    await checkpoint_if_cancelled()
+    limit = move_on_after(time_limit, shield=True)
+
+    async def limited() -> T:
+        with limit:
+            return await write()
+        raise unknown_outcome(time_limit)
+
+    try:
+        return await (limited() if asyncio_loop() is None else _in_own_task(limited(), limit))
+    finally:
+        if not limit.cancelled_caught:
+            await checkpoint_if_cancelled()
+
+
+async def _in_own_task(write: Coroutine[Any, Any, T], limit: CancelScope) -> T:
+    import asyncio  # noqa: PLC0415 - as above
+
+    task = asyncio.create_task(write)
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):  # without it anyio would send its cancellation on every turn of the loop
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancelled = cancelled or error
+    if cancelled is not None and not limit.cancelled_caught:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()
 
 
 def worker_threads() -> CapacityLimiter:
@@ -175,7 +217,8 @@ async def _until(is_over: Callable[[], bool], deadline: float) -> None:
                 continue
 
 
-def _unknown(time_limit: float) -> DriverError:
+def unknown_outcome(time_limit: float) -> DriverError:
+    """Return the error of a write that was given up."""
     return DriverError(
         f"the write did not end within {time_limit:g} s and its outcome is unknown; "
         "repeat it with the same record",
@@ -183,7 +226,8 @@ def _unknown(time_limit: float) -> DriverError:
     )
 
 
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running event loop if it is one of asyncio and this a task of it."""
     module = sys.modules.get("asyncio")
     if module is None:
         return None

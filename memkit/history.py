@@ -19,16 +19,16 @@ _STRIDE: Final = 200
 
 
 class History(AsyncIterator[Run]):
-    """The runs of the whole log, oldest first, after all changes.
+    """The runs of the log from a position on, oldest first, after all changes.
 
     What changes a run comes after it, maybe far after, so all changes are read first. An iterator and not a
     generator: a loop over it can be left early with nothing to close.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, start: int = 0) -> None:
         now = window.conversation
         self._window = window
-        self._strides = deque(_strides(now.base, now.end))
+        self._strides = deque(_strides(max(start, now.base), now.end))
         self._changes: dict[int, list[Change]] | None = None
         self._ready: deque[Run] = deque()
 
@@ -135,8 +135,7 @@ async def fork_of(source: Window, target: Window) -> None:
     await source.read_head()
     head = source.conversation.head
     if head.summary is not None:
-        while source.conversation.start > max(head.summary.seen, source.conversation.base):
-            await source.load_older()
+        await source.reach(head.summary.seen)
     history = History(source)
     copied: list[tuple[int, Run]] = []
     while (page := await history.page()) is not None:
@@ -148,6 +147,7 @@ async def fork_of(source: Window, target: Window) -> None:
     summary = head.summary if head.summary and shows_summary(source.conversation) else None
     moved = Head(summary=summary and _moved(summary, positions, runs), meta=head.meta, extra=head.extra)
     if moved != Head():
+        await target.read_head()
         await target.commit(lambda _: moved)
 
 

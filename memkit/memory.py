@@ -8,17 +8,18 @@ or double a run.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 
+from memkit.background import Background
 from memkit.codec import Codec, JsonCodec
 from memkit.content import Content, ContentLike, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
-from memkit.driver import Driver, Redact, Trim, capability, check_key
+from memkit.driver import CheckBody, Driver, Redact, Trim, capability, check_key
 from memkit.drivers.file import FileDriver
 from memkit.errors import (
     BudgetError,
@@ -26,14 +27,18 @@ from memkit.errors import (
     ConflictError,
     FormatError,
     MemkitError,
+    SummaryError,
     UnsupportedError,
 )
 from memkit.explanation import Explanation, explain
-from memkit.history import History, find_run, fork_of, redactions
-from memkit.messages import ChatMessage, chat_messages
-from memkit.rawjson import to_json
+from memkit.folding import Folder
+from memkit.history import History, find_run, fork_of
+from memkit.messages import ChatMessage, SummaryAs, chat_messages, inserted, message_content, view_messages
+from memkit.rawjson import merged, to_json
+from memkit.retention import erase, remove_text, trim, trim_sometimes
 from memkit.run import Amend, Entry, Extend, Retract, Run, Status, new_id, new_run
 from memkit.strategies import Strategy, counter_of, last_runs
+from memkit.summaries import Summarizer, SummaryPolicy
 from memkit.tokens import TokenCounter
 from memkit.turn import Turn
 from memkit.viewer import Viewer, count_messages, is_long
@@ -51,6 +56,10 @@ class Options(TypedDict, total=False):
     codec: Codec | None
     retain: int | None
     use_summary: bool
+    summary_as: SummaryAs
+    summarizer: Summarizer | None
+    policy: SummaryPolicy | None
+    background: Background | None
 
 
 def open(key: str, directory: str | PathLike[str] = ".memkit", **options: Unpack[Options]) -> Memory:  # noqa: A001
@@ -63,8 +72,13 @@ class Memory:
 
     `strategy` decides what goes into prompts; by default the last 100 runs. `counter` counts every run once
     and is the strategy's own, if not given. `retain` is how many runs stay in the store, of which older ones
-    are trimmed a few at a time: at least `retain`, at most a quarter more. `use_summary=False` shows the runs
-    that a summary covers instead of the summary. All methods raise `ClosedError` outside the `async with`.
+    are trimmed a few at a time: at least `retain`, at most a quarter more.
+
+    With a `summarizer`, `summarize()` folds older runs into a summary, when `policy` says so; with a
+    `background`, too, that happens by itself and off the reply path. `summary_as` is how a summary enters a
+    prompt; `use_summary=False` shows the runs that it covers instead.
+
+    All methods raise `ClosedError` outside the `async with`.
     """
 
     def __init__(
@@ -77,8 +91,14 @@ class Memory:
         codec: Codec | None = None,
         retain: int | None = None,
         use_summary: bool = True,
+        summary_as: SummaryAs = "system",
+        summarizer: Summarizer | None = None,
+        policy: SummaryPolicy | None = None,
+        background: Background | None = None,
     ) -> None:
         check_key(key)
+        if summarizer is None and (policy or background):
+            raise SummaryError("a policy or a Background needs a summariser: give Memory(summarizer=...)")
         self._driver = driver
         if retain is not None:
             if retain < 1:
@@ -90,15 +110,27 @@ class Memory:
             raise BudgetError(f"the handle counts by {counter!r}, its strategy by {wanted!r}; give it one of them")
         self._counter: Final = counter or wanted
         self._codec: Final = codec or JsonCodec()
+        if (picky := capability(driver, CheckBody)) is not None:
+            picky.check_body(self._codec.encode(new_run("")))
         self._retain = retain
         self._use_summary = use_summary
+        self._summary_as: Final = summary_as
+        self._summarizer = summarizer
+        self._policy = policy
+        self._background = background
         self._window = Window(driver, key, self._codec, self._counter)
         self._viewer = Viewer(self._window, self._strategy, self._counter, use_summary=use_summary)
+        self._has_new_summary = False
+        self._folder: Folder | None = None
+        if summarizer is not None:
+            self._folder = Folder(self._window, summarizer, policy or SummaryPolicy(), self._counter)
         self._is_open = False
 
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise ClosedError(f"this handle on {self.key!r} is open already; make one for each `async with`")
+        if self._background is not None and not self._background.is_open:
+            raise ClosedError("its Background is not running; enter that first, `async with Background()`")
         await self._window.open()
         await self._viewer.settle()
         self._is_open = True
@@ -149,7 +181,26 @@ class Memory:
         """
         said, told = to_content(input), to_content(system)
         view = self.view(reserve=self._taken((told, said), reserve, tokens))
-        return chat_messages(view, system=told, input=said)
+        return chat_messages(view, system=told, input=said, summary_as=self._summary_as)
+
+    def insert_into(
+        self,
+        messages: Sequence[ChatMessage],
+        index: int | None = None,
+        *,
+        reserve: int = 0,
+        tokens: int | None = None,
+    ) -> list[ChatMessage]:
+        """Return `messages` with what is remembered put in at `index`, by default after leading system messages.
+
+        `messages` themselves are not changed. With a counter their tokens are kept free, and `reserve` more;
+        `tokens` are theirs, if the caller has counted them already.
+
+        Raises:
+            BudgetError: as `messages` does.
+        """
+        view = self.view(reserve=self._taken(list(map(message_content, messages)), reserve, tokens))
+        return inserted(messages, view_messages(view, self._summary_as), index)
 
     def explain(
         self, input: ContentLike = None, *, system: ContentLike = None, reserve: int = 0, tokens: int | None = None
@@ -262,7 +313,7 @@ class Memory:
             await self._append(Retract(new_id(), run_id, at))
         await self._after_removal(at, erase_before=self._window.conversation.end if erase else 0)
 
-    def history(self) -> AsyncIterator[Run]:
+    def history(self) -> History:
         """Iterate over all runs, oldest first, as they are after all changes as of the last read.
 
         The log is read twice, a page at a time, to where this handle has seen it; `refresh` to see more.
@@ -275,7 +326,8 @@ class Memory:
     ) -> Mapping[str, Any]:
         """Merge a mapping into the meta of the conversation, or apply a function to it; return the new meta.
 
-        If someone else was quicker, the change is made again on what they left.
+        Mappings in mappings are merged as well; anything else replaces. If someone else was quicker, the change
+        is made again on what they left.
 
         Raises:
             FormatError: the result is not JSON; nothing was changed.
@@ -283,14 +335,33 @@ class Memory:
         self._check_open()
 
         def changed(head: Head) -> Head:
-            meta = to_json(change(head.meta) if callable(change) else {**head.meta, **change}, "meta")
-            if not isinstance(meta, dict):
-                raise FormatError(f"the meta of {self.key!r} must be a mapping, not a {type(meta).__name__}")
-            return msgspec.structs.replace(head, meta=meta)
+            given = change(head.meta) if callable(change) else change
+            if not isinstance(cast("object", given), Mapping):
+                raise FormatError(f"the meta of {self.key!r} must be a mapping, not a {type(given).__name__}")
+            meta = given if callable(change) else merged(head.meta, given)
+            return msgspec.structs.replace(head, meta=to_json(meta, "meta"))
 
         head = await self._window.commit(changed)
         await self._viewer.settle()  # the head of others may have another summary, or none
         return head.meta
+
+    async def summarize(self) -> bool:
+        """Fold into the summary what the policy says is due, in as many calls as that takes; tell if any was.
+
+        Raises:
+            SummaryError: there is no summariser, or it failed, or made nothing that can be used. What it had made
+                before is kept, and otherwise the conversation is as it was.
+        """
+        self._check_open()
+        if self._folder is None:
+            raise SummaryError("there is no summariser; give Memory(summarizer=...)")
+        was_due = False
+        try:
+            while await self._folder.fold():
+                was_due = True
+        finally:
+            await self._viewer.settle()
+        return was_due
 
     async def fork(self, key: str) -> Memory:
         """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
@@ -304,15 +375,7 @@ class Memory:
         await self._window.refresh()
         await fork_of(self._window, Window(self._driver, key, self._codec, self._counter))
         await self._viewer.settle()  # the head was read
-        return Memory(
-            self._driver,
-            key,
-            strategy=self._strategy,
-            counter=self._counter,
-            codec=self._codec,
-            retain=self._retain,
-            use_summary=self._use_summary,
-        )
+        return self._another(key, self._background)
 
     async def trim(self, keep: int) -> int:
         """Drop all but the newest `keep` runs from the store, for good; return how many entries went.
@@ -323,17 +386,7 @@ class Memory:
         self._check_open()
         if keep < 0:
             raise BudgetError(f"keep must not be negative, but is {keep}")
-        driver = self._able(Trim, "trim")
-        while len((window := self._window.conversation).runs) < keep and window.start > window.base:
-            await self._window.load_older()
-        window = self._window.conversation
-        positions, _ = window.resolved()
-        if len(positions) < keep:
-            return 0
-        before = positions[len(positions) - keep] if keep else window.end
-        base = await driver.trim(self.key, before, epoch=window.epoch or None)
-        self._window.trimmed(base)
-        return base - window.base
+        return await trim(self._window, self._able(Trim, "trim"), keep)
 
     async def clear(self) -> bool:
         """Delete the conversation; return whether there was one. Other handles on it can write no more."""
@@ -375,25 +428,46 @@ class Memory:
         self._viewer.shrink()
         if self._retain is not None:
             try:
-                await self._forget_old(self._retain, position)
+                await trim_sometimes(self._window, self._able(Trim, "trim"), self._retain, position)
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
                 _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._retain, error)
+        await self._keep_summarized()
         return position
 
-    async def _forget_old(self, retain: int, position: int) -> None:
-        """Keep the store small, after an append at `position`.
-
-        To know how many runs there are, all must be read, so only every so many entries somebody looks.
-        """
-        slack = retain // 8
-        stride = max(1, slack)
-        now = self._window.conversation
-        if now.end - now.base <= retain + slack or now.end // stride == position // stride:
+    async def _keep_summarized(self) -> None:
+        """See the summary that the background has made since, and have the next one made if it is due."""
+        if self._background is None or self._folder is None:
             return
-        while (now := self._window.conversation).start > now.base and len(now.runs) <= retain + slack:
-            await self._window.load_older()
-        if len(now.runs) > retain + slack:
-            await self.trim(retain)
+        if self._has_new_summary:
+            try:
+                await self._window.read_head()
+                await self._viewer.settle()
+                self._has_new_summary = False
+            except MemkitError as error:  # what was to be stored is stored; the next append tries again
+                _log.warning("the new summary of %r could not be read: %s", self.key, error)
+        if self._folder.is_due():
+            self._background.submit(self._driver, self.key, self._fold_elsewhere)
+
+    async def _fold_elsewhere(self) -> None:
+        """Fold by a handle of its own, since this one may be closed by then."""
+        async with self._another(self.key) as memory:
+            self._has_new_summary |= await memory.summarize()
+
+    def _another(self, key: str, background: Background | None = None) -> Memory:
+        """Return a handle with the same options, not entered yet."""
+        return Memory(
+            self._driver,
+            key,
+            strategy=self._strategy,
+            counter=self._counter,
+            codec=self._codec,
+            retain=self._retain,
+            use_summary=self._use_summary,
+            summary_as=self._summary_as,
+            summarizer=self._summarizer,
+            policy=self._policy,
+            background=background,
+        )
 
     async def _find(self, run_id: str) -> int:
         self._check_open()
@@ -404,17 +478,9 @@ class Memory:
 
     async def _after_removal(self, at: int, *, erase_before: int) -> None:
         """Let the text of a removed run be gone: from the summary, and from the log before a position."""
-        await self._window.read_head()
-
-        def without_summary(head: Head) -> Head:
-            covers = head.summary is not None and at < head.summary.upto
-            return msgspec.structs.replace(head, summary=None) if covers else head
-
-        await self._window.commit(without_summary)
+        await remove_text(self._window, at)
         if erase_before:
-            blank = await redactions(self._window, at, erase_before)
-            bodies = {position: self._codec.encode(entry) for position, entry in blank.items()}
-            await self._able(Redact, "erase").redact(self.key, bodies, epoch=self._window.conversation.epoch)
+            await erase(self._window, self._able(Redact, "erase"), self._codec, at, erase_before)
         await self._viewer.settle()
 
     def _taken(self, contents: Sequence[Content], reserve: int, tokens: int | None) -> int:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
 
 from memkit.content import (
     Blob,
@@ -23,29 +25,68 @@ from memkit.content import (
     ToolCall,
     ToolResult,
     clean,
-    parts_of,
     text_of,
 )
 from memkit.conversation import SUMMARY_FRAME, Summary, View
-from memkit.rawjson import parse_json
+from memkit.rawjson import merged, parse_json, to_json
 from memkit.run import Run
 from memkit.steps import grouped, repaired
 
 ChatMessage: TypeAlias = dict[str, Any]
 
 
-def chat_messages(view: View, *, system: Content = (), input: Content = ()) -> list[ChatMessage]:
+def message_content(message: ChatMessage) -> Content:
+    """Return a message as content that counts as many tokens.
+
+    Raises:
+        FormatError: it is not JSON.
+    """
+    return (Opaque(msgspec.json.encode(sendable(to_json(message, "message")))),)
+
+
+SummaryAs: TypeAlias = Literal["system", "developer", "user", "griptape"]
+"""How a summary enters a prompt: as a labelled block in the name of a role, or as griptape writes it."""
+
+
+def chat_messages(
+    view: View, *, system: Content = (), input: Content = (), summary_as: SummaryAs = "system"
+) -> list[ChatMessage]:
     """Return the prompt: `system`, the summary, the runs of the view, and the new `input`."""
     messages: list[ChatMessage] = []
     if system != ():
         messages.append(content_message("system", system))
-    if view.summary is not None:
-        messages.append({"role": "system", "content": summary_block(view.summary)})
-    for run in view.runs:
-        messages.extend(run_messages(run))
+    messages.extend(view_messages(view, summary_as))
     if input != ():
         messages.append(content_message("user", input))
     return messages
+
+
+def view_messages(view: View, summary_as: SummaryAs = "system") -> list[ChatMessage]:
+    """Return what a view remembers as messages: the summary, then the runs."""
+    messages = [] if view.summary is None else [summary_message(view.summary, summary_as)]
+    for run in view.runs:
+        messages.extend(run_messages(run))
+    return messages
+
+
+def inserted(
+    messages: Sequence[ChatMessage], memory: Sequence[ChatMessage], index: int | None
+) -> list[ChatMessage]:
+    """Return `messages` with those of a memory put in at `index`; None is after the leading system messages."""
+    if index is None:
+        is_system = [message.get("role") in {"system", "developer"} for message in messages]
+        index = (*is_system, False).index(False)
+    return [*messages[:index], *memory, *messages[index:]]
+
+
+def summary_message(summary: Summary, summary_as: SummaryAs = "system") -> ChatMessage:
+    """Return a summary as a message.
+
+    As `"griptape"` it is a user message that nothing delimits, so text in it can pass for what the user says.
+    """
+    if summary_as == "griptape":
+        return {"role": "user", "content": f"The conversation so far, in short: {clean(text_of(summary.content))}"}
+    return {"role": summary_as, "content": summary_block(summary)}
 
 
 def run_messages(run: Run) -> list[ChatMessage]:
@@ -72,13 +113,8 @@ _MARK: Final = re.compile("<(?=/?summary)", re.IGNORECASE)
 
 def summary_block(summary: Summary) -> str:
     """Return a summary as it enters a prompt: labelled, and delimited by marks that its text cannot contain."""
-    text = _MARK.sub("< ", clean(summary.content))
+    text = _MARK.sub("< ", clean(text_of(summary.content)))
     return SUMMARY_FRAME.format(text)
-
-
-def transcript(runs: Iterable[Run]) -> str:
-    """Return runs as text for people to read: who said what, tool traffic included."""
-    return "\n".join(line for run in runs for line in _lines(run))
 
 
 def content_message(role: str, content: Content) -> ChatMessage:
@@ -123,12 +159,12 @@ def call_item(call: ToolCall) -> dict[str, Any]:
     """Return a call as an item of `tool_calls`."""
     function = {"name": clean(call.name), "arguments": clean(call.arguments)}
     plain = {"id": clean(call.id), "type": "function", "function": function}
-    return _merged(plain, _kept(call, "call"))
+    return merged(plain, _kept(call, "call"))
 
 
 def content_item(part: Part) -> dict[str, Any]:
     """Return a part as an item of a message's `content`."""
-    return _merged(_plain_item(part), _kept(part, "part"))
+    return merged(_plain_item(part), _kept(part, "part"))
 
 
 def _plain_item(part: Part) -> dict[str, Any]:
@@ -173,16 +209,6 @@ def _as_written(message: ChatMessage, part: Part) -> ChatMessage:
     return message | cast("ChatMessage", more) if isinstance(more, dict) else message
 
 
-def _merged(plain: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Put `more` into a plain form, level by level; what is not a dict replaces."""
-    for key, value in more.items():
-        inner = plain.get(key)
-        if isinstance(inner, dict) and isinstance(value, dict):
-            value = _merged(cast("dict[str, Any]", inner), cast("dict[str, Any]", value))  # noqa: PLW2901
-        plain[key] = value
-    return plain
-
-
 def _kept(part: Part, name: str) -> dict[str, Any]:
     """Return what `extra` keeps of a part's written form, if anything: a copy, since messages may be changed."""
     kept = None if isinstance(part, Opaque) else part.extra.get(name)
@@ -199,14 +225,3 @@ def sendable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [sendable(item) for item in cast("Iterable[Any]", value)]
     return value
-
-
-def _lines(run: Run) -> Iterator[str]:
-    if run.input != ():
-        yield f"User: {text_of(run.input)}"
-    for part in run.steps:
-        label = "Call" if isinstance(part, ToolCall) else "Result" if isinstance(part, ToolResult) else "Assistant"
-        yield f"{label}: {text_of((part,))}"
-    if run.output != ():
-        ending = " [cut off]" if run.status == "partial" else ""
-        yield f"Assistant: {''.join(text_of((part,)) for part in parts_of(run.output))}{ending}"

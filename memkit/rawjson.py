@@ -90,6 +90,17 @@ def _items(source: Any, path: str) -> Iterator[tuple[str | None, Any, str]]:
         yield str.__str__(key), item, f"{path}.{key}"
 
 
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both mappings as one. Where both have a mapping, these are merged; else `other` wins."""
+    result = dict(one)
+    for key, value in other.items():
+        inner = result.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merged(cast("Mapping[str, Any]", inner), cast("Mapping[str, Any]", value))  # noqa: PLW2901
+        result[key] = value
+    return result
+
+
 def parse_json(raw: bytes) -> Any:
     """Return the value of JSON text in UTF-8, also where `json.dumps` has escaped a lone surrogate.
 

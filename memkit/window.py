@@ -63,7 +63,7 @@ class Window:
         if not now.epoch:
             return await self.open()
         log = await self._driver.load(now.key, now.end)
-        if log.epoch != now.epoch or log.start > now.end:
+        if log.epoch != now.epoch or not log.start <= now.end <= log.end:
             return await self.open()
         await self._join(log, now.revision)
         return None
@@ -81,6 +81,11 @@ class Window:
         if log.start + len(entries) == now.start:
             now = now.prepended(entries)
         self.conversation = now.trimmed(log.base)
+
+    async def reach(self, position: int) -> None:
+        """Read back to a position, or to where the log begins."""
+        while (now := self.conversation).start > max(position, now.base):
+            await self.load_older()
 
     async def append(
         self, entries: Sequence[Entry], *, since: int | None = None, expect: int | None = None

@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
-from memkit.adapters._items import as_str, call_of, part_of, with_extra
 from memkit.content import (
     Content,
     Known,
@@ -27,6 +26,7 @@ from memkit.content import (
     text_of,
 )
 from memkit.errors import FormatError
+from memkit.items import as_str, call_of, part_of, with_extra
 from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
 from memkit.rawjson import to_json
 from memkit.run import Run, new_id

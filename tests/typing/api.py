@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
+from rich.console import Console
+
 import memkit
 from memkit import (
     Amend,
     Appended,
+    Background,
     Blob,
     ChatMessage,
     Codec,
@@ -31,12 +34,14 @@ from memkit import (
     Opaque,
     Part,
     Record,
+    Recorder,
     Redact,
     Ref,
     Retract,
     Run,
     Strategy,
     Summary,
+    SummaryPolicy,
     Text,
     TokenCounter,
     ToolCall,
@@ -60,8 +65,12 @@ from memkit import (
     where,
 )
 from memkit.adapters.openai import to_messages, to_runs
+from memkit.chat import chat
+from memkit.console import print_conversation
 from memkit.counters import from_file, tiktoken, toktok
+from memkit.recorder import Structure, Task
 from memkit.testing import CountingDriver, FlakyDriver, SlowDriver, driver_checks, driver_report, strategy_checks
+from memkit.transcripts import prompt_lines, questions_and_answers
 
 # --- your own parts ---
 
@@ -305,6 +314,72 @@ async def errors(memory: Memory) -> None:
         raise ValueError from error
     except memkit.MemkitError:
         pass
+
+
+# --- recorder, chat, transcripts ---
+
+
+async def recording(memory: Memory, other: Memory) -> None:
+    recorder = Recorder(memory, "per_task", keep_steps=True)
+    async with recorder.structure() as structure:
+        assert_type(structure, Structure)
+        async with structure.task("Hi", memory=other) as task:
+            assert_type(task, Task)
+            assert_type(task.messages(system="Be brief."), list[ChatMessage])
+            task.step("Let me see.")
+            task.answer("Hello!")
+            assert_type(task.output, Content)
+        async with structure.task(memory=None):
+            pass
+        structure.answer(None)
+    assert_type(structure.run, Run | None)
+    Recorder(None)
+
+
+async def chatting(memory: Memory) -> None:
+    def at_once(messages: list[ChatMessage]) -> str:
+        return str(messages)
+
+    async def later(messages: list[ChatMessage]) -> str:
+        return str(messages)
+
+    async def in_pieces(messages: list[ChatMessage]) -> AsyncIterator[str]:
+        yield str(messages)
+
+    async def ask(prefix: str) -> str:
+        return prefix
+
+    await chat(memory, at_once, handle_input=input, handle_output=print)
+    await chat(memory, later, handle_input=ask, exit_keywords={"bye"})
+    await chat(memory, in_pieces, system="Be brief.", intro_text="Hi")
+    runs = [run async for run in memory.history()]
+    assert_type(questions_and_answers(runs, memory.view().summary), list[str])
+    assert_type(prompt_lines(memory.messages()), list[str])
+    print_conversation(runs, console=Console())
+
+
+# --- summaries ---
+
+
+async def fold(runs: Sequence[Run], /, *, previous: str | None) -> str:
+    return f"{previous}{len(runs)}"
+
+
+async def fold_in_pieces(runs: Sequence[Run], /, *, previous: str | None) -> AsyncIterator[str]:
+    yield f"{previous}{len(runs)}"
+
+
+async def fold_structured(runs: Sequence[Run], /, *, previous: str | None) -> dict[str, Any]:
+    return {"facts": [previous, len(runs)]}
+
+
+async def summaries(driver: Driver) -> None:
+    for summarizer in (fold, fold_in_pieces, fold_structured):
+        async with Background(on_failure=print) as background:
+            memory = Memory(driver, "u", summarizer=summarizer, policy=SummaryPolicy(), background=background)
+            async with memory:
+                assert_type(await memory.summarize(), bool)
+            assert_type(background.pending, int)
 
 
 # --- adapters and tests ---

@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 from anyio import fail_after
 
-from memkit.driver import Driver, capability
+from memkit.driver import Driver, Promise, Waives, capability
 from memkit.errors import UnsupportedError
 
 T = TypeVar("T")
@@ -100,6 +100,22 @@ def need(driver: Driver, kind: Callable[..., T]) -> T:
     if found is None:
         raise Absent(kind.__name__)
     return found
+
+
+def waived(driver: Driver) -> frozenset[Promise]:
+    """Return the promises that a driver says it does not keep."""
+    waives = capability(driver, Waives)
+    return frozenset() if waives is None else waives.waives()
+
+
+def need_promise(driver: Driver, promise: Promise) -> None:
+    """Leave the check if the driver does not promise what it is about.
+
+    Raises:
+        Absent: it says so.
+    """
+    if promise in waived(driver):
+        raise Absent(promise)
 
 
 def _check(group: str, function: Callable[..., object], run: Callable[[OpenDriver], Awaitable[None]]) -> Check:

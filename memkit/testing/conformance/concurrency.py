@@ -15,7 +15,7 @@ from anyio import create_task_group, to_thread
 
 from memkit.driver import Driver, Record
 from memkit.errors import ConflictError
-from memkit.testing.conformance.check import Absent, OpenDriver, check, check_store, opened
+from memkit.testing.conformance.check import Absent, OpenDriver, check, check_store, need_promise, opened
 from memkit.testing.conformance.tools import (
     all_bodies,
     append_numbers,
@@ -65,6 +65,7 @@ async def processes(open_driver: OpenDriver) -> None:
 @check("concurrency")
 async def one_record(driver: Driver) -> None:
     """A record that many append at the same time is stored once, and all of them get its position."""
+    need_promise(driver, "idempotence")
     key = new_key()
     await append_numbers(driver, key, [0])
     batch = records(*numbers([1, 2]))
@@ -110,6 +111,7 @@ async def one_commit(open_driver: OpenDriver) -> None:
             won.append((head, await driver.commit(key, head, revision=revision)))
 
     async with opened(open_driver) as one, opened(open_driver) as other:
+        need_promise(one, "compare-and-set")
         for number in range(1, 4):
             revision = (await one.load(key)).revision
             async with create_task_group() as group:

@@ -10,7 +10,7 @@ from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
 from memkit.driver import Appended, Driver, Log
-from memkit.testing.conformance.check import OpenDriver, check, check_store, opened
+from memkit.testing.conformance.check import OpenDriver, check, check_store, need_promise, opened
 from memkit.testing.conformance.tools import (
     append_numbers,
     holds,
@@ -131,10 +131,12 @@ async def one_moment(open_driver: OpenDriver) -> None:
             for _ in range(turns):  # out of step with the writer; at least one, since a driver may never wait
                 await checkpoint()
 
-    async with opened(open_driver) as one, opened(open_driver) as other, create_task_group() as tasks:
-        tasks.start_soon(write, one)
-        tasks.start_soon(read, one)
-        tasks.start_soon(read, other)
+    async with opened(open_driver) as one, opened(open_driver) as other:
+        need_promise(one, "one moment")
+        async with create_task_group() as tasks:
+            tasks.start_soon(write, one)
+            tasks.start_soon(read, one)
+            tasks.start_soon(read, other)
 
 
 def check_moment(log: Log) -> None:

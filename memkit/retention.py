@@ -1,0 +1,78 @@
+"""What leaves the store: old entries that are trimmed, and the text of runs that were taken back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from memkit.codec import Codec
+from memkit.conversation import Head, shows_summary
+from memkit.driver import Redact, Trim
+from memkit.history import redactions
+from memkit.window import Window
+
+
+async def trim(window: Window, driver: Trim, keep: int) -> int:
+    """Drop all but the newest `keep` runs from the store, and return how many entries went."""
+    while len((now := window.conversation).runs) < keep and now.start > now.base:
+        await window.load_older()
+    now = window.conversation
+    positions, _ = now.resolved()
+    if len(positions) < keep:
+        return 0
+    before = positions[len(positions) - keep] if keep else now.end
+    await keep_summary(window, before)
+    base = await driver.trim(now.key, before, epoch=now.epoch or None)
+    window.trimmed(base)
+    return base - now.base
+
+
+async def trim_sometimes(window: Window, driver: Trim, retain: int, position: int) -> None:
+    """Keep at least `retain` runs and at most a quarter more, after an append at `position`.
+
+    To know how many runs there are, all must be read, so only every so many entries somebody looks.
+    """
+    slack = retain // 8
+    stride = max(1, slack)
+    now = window.conversation
+    if now.end - now.base <= retain + slack or now.end // stride == position // stride:
+        return
+    while (now := window.conversation).start > now.base and len(now.runs) <= retain + slack:
+        await window.load_older()
+    if len(now.runs) > retain + slack:
+        await trim(window, driver, retain)
+
+
+async def keep_summary(window: Window, before: int) -> None:
+    """Move the mark up to which a summary is known to be true, if the entries after it are about to go.
+
+    Without them nobody could tell any more whether a run that it covers was changed, and it would not be shown.
+    """
+    await window.read_head()
+    summary = window.conversation.head.summary
+    if summary is None or summary.seen >= before:
+        return
+    await window.reach(summary.seen)
+    if not shows_summary(window.conversation):
+        return
+    moved = msgspec.structs.replace(summary, seen=window.conversation.end)
+    await window.commit(
+        lambda head: msgspec.structs.replace(head, summary=moved) if head.summary == summary else head
+    )
+
+
+async def remove_text(window: Window, at: int) -> None:
+    """Let the text of the run at a position be gone from the summary, by removing that if it covers the run."""
+    await window.read_head()
+
+    def without_summary(head: Head) -> Head:
+        covers = head.summary is not None and at < head.summary.upto
+        return msgspec.structs.replace(head, summary=None) if covers else head
+
+    await window.commit(without_summary)
+
+
+async def erase(window: Window, driver: Redact, codec: Codec, at: int, before: int) -> None:
+    """Overwrite in the store what entries before a position say of the run at `at`."""
+    blank = await redactions(window, at, before)
+    bodies = {position: codec.encode(entry) for position, entry in blank.items()}
+    await driver.redact(window.conversation.key, bodies, epoch=window.conversation.epoch)
