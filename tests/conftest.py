@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.vocabulary import unpack
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 SHARED = Path(os.environ.get("MEMKIT_SHARED", Path(__file__).parents[2] / "shared"))
 
 

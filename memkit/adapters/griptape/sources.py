@@ -1,0 +1,281 @@
+"""Bringing conversations over from where griptape's drivers keep them, and back.
+
+What griptape has stored is read and never written to. What is not there is a `ConflictError`: a misspelt path or
+key must not look like a conversation in which nothing was said yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any, Final, Protocol
+
+import anyio
+import msgspec
+from anyio import to_thread
+
+from memkit.adapters.griptape.codec import GriptapeCodec
+from memkit.adapters.griptape.payload import Imported, dump, read
+from memkit.codec import Codec, JsonCodec
+from memkit.conversation import Conversation, Head, shows_summary
+from memkit.driver import CheckBody, Driver, capability
+from memkit.errors import ConflictError, DriverError, FormatError, UnsupportedError
+from memkit.memory import Memory
+from memkit.run import Run, new_run
+from memkit.window import Window
+
+
+class HashClient(Protocol):
+    """A client of `redis.asyncio`, as far as it is needed."""
+
+    def hget(self, name: str, key: str) -> Awaitable[bytes | str | None]:
+        """Return a field of a hash."""
+        ...
+
+
+class TableResource(Protocol):
+    """A table of a DynamoDB resource of aioboto3, as far as it is needed."""
+
+    @property
+    def name(self) -> str:
+        """The name of the table."""
+        ...
+
+    async def get_item(self, *, Key: Mapping[str, str | int], ConsistentRead: bool) -> Mapping[str, Any]:  # noqa: N803
+        """Return an item, as `Item`."""
+        ...
+
+
+async def read_file(path: str | PathLike[str]) -> Imported:
+    """Read the file of a `LocalConversationMemoryDriver`.
+
+    Raises:
+        ConflictError: there is no such file.
+        FormatError: what is in it is not a memory of griptape.
+        DriverError: it cannot be read.
+    """
+    where = f"file {str(path)!r}"
+    try:
+        stored = await anyio.Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise _missing(where) from error
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        raise DriverError(f"{where} cannot be read: {error}") from error
+    return await _parsed(stored, where)
+
+
+async def read_redis(client: HashClient, index: str, conversation_id: str) -> Imported:
+    """Read what a `RedisConversationMemoryDriver` has stored, through a client of `redis.asyncio`.
+
+    Raises:
+        ConflictError: there is no such hash, or no such field in it.
+        FormatError: what is in the field is not a memory of griptape.
+        DriverError: the client failed; the cause says how.
+    """
+    where = f"field {conversation_id!r} of hash {index!r}"
+    try:
+        stored = await client.hget(index, conversation_id)
+    except Exception as error:
+        raise _failed(where, error) from error
+    if stored is None:
+        raise _missing(where)
+    return await _parsed(stored, where)
+
+
+async def read_dynamodb(
+    table: TableResource,
+    *,
+    partition_key: str,
+    partition_key_value: str,
+    value_attribute_key: str,
+    sort_key: str | None = None,
+    sort_key_value: str | int | None = None,
+) -> Imported:
+    """Read what an `AmazonDynamoDbConversationMemoryDriver` has stored, through a table resource of aioboto3.
+
+    The read is a consistent one.
+
+    Raises:
+        ConflictError: there is no such item, or no such attribute in it.
+        FormatError: what is in the attribute is not a memory of griptape; or one of `sort_key` and
+            `sort_key_value` is given without the other.
+        DriverError: the client failed; the cause says how.
+    """
+    key: dict[str, str | int] = {partition_key: partition_key_value}
+    if (sort_key is None) != (sort_key_value is None):
+        raise FormatError(
+            f"give both sort_key and sort_key_value or neither, not {sort_key!r}, {sort_key_value!r}"
+        )
+    if sort_key is not None and sort_key_value is not None:
+        key[sort_key] = sort_key_value
+    where = f"attribute {value_attribute_key!r} of item {key} of table {table.name!r}"
+    try:
+        item = (await table.get_item(Key=key, ConsistentRead=True)).get("Item", {})
+    except Exception as error:
+        raise _failed(where, error) from error
+    if value_attribute_key not in item:
+        raise _missing(where)
+    stored = item[value_attribute_key]
+    if not isinstance(stored, str):
+        raise FormatError(f"{where} holds a {type(stored).__name__}; griptape stores text")
+    return await _parsed(stored, where)
+
+
+async def read_thread(driver: Driver, key: str) -> Imported:
+    """Read a whole conversation of a driver whose entries `GriptapeCodec` reads, such as a thread in its cloud.
+
+    Raises:
+        ConflictError: there is no such conversation.
+        FormatError: an entry or the head cannot be read.
+        DriverError: the store failed.
+    """
+    window = Window(driver, key, GriptapeCodec(), None)
+    await window.open()
+    await window.reach(0)
+    now = window.conversation
+    if not now.epoch:
+        raise _missing(f"conversation {key!r}")
+    head, problems = _head_of_thread(now)
+    max_runs, offset = _number(head, "max_runs"), _number(head, "offset")
+    return Imported(now.runs, head, max_runs, offset, problems=problems)
+
+
+async def store(imported: Imported, driver: Driver, key: str, *, codec: Codec | None = None) -> None:
+    """Write runs and head into a driver of memkit: all runs in one append, then the head if there is none.
+
+    After a failure, or a crash, do it again: what is missing is added and nothing doubled, also if runs were
+    added behind meanwhile. A driver that takes one entry at a time gets them one by one.
+
+    Raises:
+        ConflictError: the conversation holds something else. Nothing was stored, except by a driver that takes
+            one entry at a time if another program wrote meanwhile. Nothing was overwritten.
+        FormatError: the codec cannot write the runs, or cannot read what is there.
+        DriverError: the store failed; repeat it.
+    """
+    codec = codec or JsonCodec()
+    if (picky := capability(driver, CheckBody)) is not None:
+        picky.check_body(codec.encode(new_run("")))
+
+    def with_head(head: Head) -> Head:
+        if imported.head in (Head(), head):
+            return head
+        if head != Head():
+            raise ConflictError(
+                f"{key!r} has another summary or meta than what is to be stored; store it under a new key",
+                expected=imported.head,
+                actual=head,
+            )
+        return imported.head
+
+    window = Window(driver, key, codec, None)
+    await window.open()
+    with_head(window.conversation.head)  # a conflict is to be seen before anything is stored
+    if imported.runs:
+        await _append(window, imported.runs)
+    if imported.head != Head():
+        await window.read_head()  # the append has given the conversation a revision
+        await window.commit(with_head)
+
+
+async def export(memory: Memory) -> str:
+    """Return the conversation of an open handle as text that griptape 1.13 loads, from a file or any other store.
+
+    These are all runs, as they are after all changes; the meta of the conversation; and the summary, if the
+    handle shows one.
+
+    Raises:
+        ClosedError: the handle is not open.
+        ConflictError: the conversation was deleted since the handle has read it.
+    """
+    conversation = memory.conversation
+    head = conversation.head
+    if not shows_summary(conversation):
+        head = msgspec.structs.replace(head, summary=None)
+    history = memory.history()
+    placed: list[tuple[int, Run]] = []
+    while (page := await history.page()) is not None:
+        placed += page
+    positions = [position for position, _ in placed]
+    runs = [run for _, run in placed]
+    return await to_thread.run_sync(partial(dump, runs, head, positions=positions))
+
+
+# --- reading ---
+
+
+async def _parsed(stored: str | bytes, where: str) -> Imported:
+    try:
+        return await to_thread.run_sync(read, stored)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from error
+
+
+def _missing(where: str) -> ConflictError:
+    return ConflictError(f"there is no {where}; check how it is spelt", expected=where)
+
+
+_PASSING: Final = {"ConnectionError", "TimeoutError", "HTTPClientError"}
+"""Classes of errors after which a client may do better later, in redis and in botocore, which are not imported."""
+
+
+def _failed(where: str, error: Exception) -> DriverError:
+    retryable = any(kind.__name__ in _PASSING for kind in type(error).__mro__)
+    return DriverError(f"{where} cannot be read: {error}", retryable=retryable)
+
+
+def _head_of_thread(thread: Conversation) -> tuple[Head, tuple[str, ...]]:
+    """Return the head of a thread with marks that count its runs, and what was wrong with them.
+
+    The metadata that griptape has written say how many runs the summary covers, but not which.
+    """
+    summary, runs = thread.head.summary, thread.runs
+    if summary is None:
+        return thread.head, ()
+    problems: tuple[str, ...] = ()
+    upto = max(0, summary.upto - thread.base)
+    if upto > len(runs) or (upto and summary.upto_id not in ("", runs[upto - 1].id)):
+        problems = (f"the summary does not fit its {len(runs)} runs, and is taken to cover none",)
+        upto = 0
+    last = runs[upto - 1].id if upto else ""
+    summary = msgspec.structs.replace(summary, upto=upto, upto_id=last, seen=upto)
+    return msgspec.structs.replace(thread.head, summary=summary), problems
+
+
+def _number(head: Head, name: str) -> int | None:
+    value = head.meta.get(name)
+    return value if type(value) is int else None
+
+
+# --- writing ---
+
+
+async def _append(window: Window, runs: Sequence[Run]) -> None:
+    try:
+        _check_place(window, await window.append(runs, since=0, expect=0), 0)
+    except UnsupportedError:
+        await _append_one_by_one(window, runs)
+
+
+async def _append_one_by_one(window: Window, runs: Sequence[Run]) -> None:
+    """Append the runs that are missing to a store that knows neither batches nor `expect`."""
+    await window.reach(0)
+    now = window.conversation
+    there = now.entries[: len(runs)]
+    if now.base or there != tuple(runs[: len(there)]):
+        raise ConflictError(
+            f"{now.key!r} holds other runs than those to be stored; store them under a new key",
+            expected=[run.id for run in runs[: len(there)]],
+            actual=[entry.id for entry in there],
+        )
+    for at in range(len(there), len(runs)):
+        _check_place(window, await window.append([runs[at]], since=at), at)
+
+
+def _check_place(window: Window, position: int, expected: int) -> None:
+    if position != expected:
+        raise ConflictError(
+            f"{window.conversation.key!r} holds these runs behind others; store them under a new key",
+            expected=expected,
+            actual=position,
+        )
