@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks import files, process, prune
+from benchmarks import files, process, prune, summaries
 from benchmarks.measure import Row, console, show
 from benchmarks.vocabulary import unpack
 
@@ -31,6 +31,8 @@ GROUPS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
     "stall": process.stalls,
     "turn": process.turns,
     "count": process.count,
+    "reply": summaries.busy,
+    "folds": summaries.real,
 }
 
 

@@ -18,7 +18,7 @@ from anyio import (
     move_on_after,
 )
 
-from memkit.errors import BudgetError, ClosedError, MemkitError
+from memkit.errors import BudgetError, ClosedError, DriverError, MemkitError, SummaryError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -166,7 +166,8 @@ class Background:
         """Do the work of a flight until it has succeeded and nobody has asked again, or it was tried too often."""
         failures = 0
         while True:
-            if await self._try(flight):
+            error = await self._try(flight)
+            if error is None or not _may_pass(error):
                 failures = 0
                 if not flight.again:
                     return
@@ -181,7 +182,7 @@ class Background:
                 await self._closing.wait()
         _log.error("the work for %r is given up after %d tries; its next run asks again", flight.key, failures)
 
-    async def _try(self, flight: _Flight) -> bool:
+    async def _try(self, flight: _Flight) -> Exception | None:
         async with self._slots:
             self._running += 1
             flight.again = False
@@ -189,7 +190,7 @@ class Background:
                 await flight.job()
             except Exception as error:  # whatever it is, it must not end the program
                 self._report(flight.key, error)
-                return False
+                return error
             except get_cancelled_exc_class() as error:
                 if flight.scope.cancel_called:
                     raise
@@ -197,10 +198,10 @@ class Background:
                 cancelled = MemkitError("it awaited something that was cancelled")
                 cancelled.__cause__ = error
                 self._report(flight.key, cancelled)
-                return False
+                return cancelled
             finally:
                 self._running -= 1
-        return True
+        return None
 
     def _report(self, key: str, error: Exception) -> None:
         self._failed += 1
@@ -211,3 +212,8 @@ class Background:
             self._on_failure(key, error)
         except Exception:
             _log.exception("on_failure of a Background failed for %r", key)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether trying again may help. What will not pass is left until it is asked for again."""
+    return error.retryable if isinstance(error, DriverError | SummaryError) else True

@@ -44,7 +44,14 @@ class UnsupportedError(MemkitError):
 
 
 class SummaryError(MemkitError):
-    """A summary could not be made. The conversation is as it was."""
+    """A summary could not be made. The conversation is as it was.
+
+    `retryable` tells whether trying again may help before more has been said.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class VocabularyError(MemkitError):

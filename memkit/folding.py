@@ -14,7 +14,16 @@ from typing import cast
 import msgspec
 
 from memkit.content import Content, text_of
-from memkit.conversation import SUMMARY_FRAME, Head, Summary, counts_of_summary, is_stale, price_of, shows_summary
+from memkit.conversation import (
+    SUMMARY_FRAME,
+    Conversation,
+    Head,
+    Summary,
+    counts_of_summary,
+    is_stale,
+    price_of,
+    shows_summary,
+)
 from memkit.errors import ConflictError, SummaryError
 from memkit.finish import finish_async
 from memkit.history import History
@@ -31,6 +40,19 @@ from memkit.tokens import INLINE_CHARS, TokenCounter, approximate, chars_of, cos
 from memkit.window import PAGE, Window, maybe_in_thread
 
 
+def is_due(conversation: Conversation, policy: SummaryPolicy, counter: TokenCounter | None) -> bool:
+    """Tell from what a window holds whether a fold is due."""
+    view = conversation.view()
+    if view.before:  # what else waits was never loaded: only a fold can tell
+        return True
+    by = counter or approximate()
+    return due(view.runs, policy, counter=by, now=time(), is_stale=_is_unseen(conversation)) > 0
+
+
+def _is_unseen(conversation: Conversation) -> bool:
+    return conversation.head.summary is not None and not shows_summary(conversation)
+
+
 class Folder:
     """Folds the runs of a conversation as a policy says."""
 
@@ -41,13 +63,6 @@ class Folder:
         self._summarizer = summarizer
         self._policy = policy
         self._counter = counter or approximate()
-
-    def is_due(self) -> bool:
-        """Tell from what the window holds whether a fold is due."""
-        view = self._window.conversation.view()
-        if view.before:  # what else waits was never loaded: only a fold can tell
-            return True
-        return due(view.runs, self._policy, counter=self._counter, now=time(), is_stale=self._is_unseen()) > 0
 
     async def fold(self) -> bool:
         """Fold once what is due, and tell whether anything was; if so, more may be.
@@ -63,7 +78,7 @@ class Folder:
         previous = known if shows_summary(now) else None
         covered, waiting = await self._read(now.base if previous is None else previous.upto)
         runs = [run for _, run in waiting]
-        count = due(runs, self._policy, counter=self._counter, now=time(), is_stale=self._is_unseen())
+        count = due(runs, self._policy, counter=self._counter, now=time(), is_stale=_is_unseen(now))
         if not count:
             return False
         content = await self._asked([*covered, *runs[:count]], previous)
@@ -85,27 +100,31 @@ class Folder:
             await window.refresh()  # cleared, or others keep changing the head: what they have is as good
         return True
 
-    def _is_unseen(self) -> bool:
-        now = self._window.conversation
-        return now.head.summary is not None and not shows_summary(now)
-
     async def _read(self, start: int) -> tuple[list[Run], list[tuple[int, Run]]]:
         """Return runs before `start`, for context, and those from it on: as many as decide about one call."""
+        overlap = self._policy.overlap
+        first = start - PAGE if overlap else start
+        now = self._window.conversation
+        if now.start <= max(first, now.base):  # nearly always: what waits is in the window
+            held = zip(*now.resolved(), strict=True)
+            runs = await self._priced([(position, run) for position, run in held if position >= first])
+        else:
+            runs = await self._paged(first, start)
+        covered = [run for position, run in runs if position < start]
+        return covered[max(0, len(covered) - overlap) :], runs[len(covered) :]
+
+    async def _paged(self, first: int, start: int) -> list[tuple[int, Run]]:
         policy = self._policy
-        history = History(self._window, start - PAGE if policy.overlap else start)
-        covered: list[Run] = []
-        waiting: list[tuple[int, Run]] = []
+        history = History(self._window, first)
+        runs: list[tuple[int, Run]] = []
         while (page := await history.page()) is not None:
-            for position, run in await self._priced(page):
-                if position < start:
-                    covered.append(run)
-                else:
-                    waiting.append((position, run))
+            runs += await self._priced(page)
+            waiting = [run for position, run in runs if position >= start]
             if len(waiting) > policy.keep + policy.every:
                 foldable = waiting[: len(waiting) - policy.keep]
-                if sum(cost_of(run, self._counter) for _, run in foldable) > policy.max_input_tokens:
+                if sum(cost_of(run, self._counter) for run in foldable) > policy.max_input_tokens:
                     break
-        return covered[len(covered) - min(policy.overlap, len(covered)) :], waiting
+        return runs
 
     async def _priced(self, page: list[tuple[int, Run]]) -> list[tuple[int, Run]]:
         is_long = sum(chars_of(run) for _, run in page) > INLINE_CHARS
@@ -122,11 +141,10 @@ class Folder:
             if isinstance(made, AsyncIterator):
                 return content_of_summary("".join([piece async for piece in made]))
             return content_of_summary(await made)
-        except SummaryError:
-            raise
         except Exception as error:
             key = self._window.conversation.key
-            raise SummaryError(f"the summariser of {key!r} failed: {type(error).__name__}: {error}") from error
+            what = str(error) if isinstance(error, SummaryError) else f"{type(error).__name__}: {error}"
+            raise SummaryError(f"the summariser of {key!r} failed: {what}") from error
 
     def _model(self) -> str:
         model = self._summarizer.model if isinstance(self._summarizer, NamesModel) else ""
@@ -145,7 +163,8 @@ class Folder:
         if says >= stands_for:
             raise SummaryError(
                 f"the summary of {self._window.conversation.key!r} has {says} tokens, and what it would stand for "
-                f"no more than {stands_for}; it is not used"
+                f"no more than {stands_for}; it is not used",
+                retryable=False,
             )
 
     async def _commit(self, summary: Summary, epoch: str, replaced: Summary | None) -> None:

@@ -132,19 +132,19 @@ async def fork_of(source: Window, target: Window) -> None:
     await target.open()
     if target.conversation.epoch:
         raise ConflictError(f"there is a conversation {target.conversation.key!r} already; fork to a new key")
-    await source.read_head()
-    head = source.conversation.head
-    if head.summary is not None:
-        await source.reach(head.summary.seen)
-    history = History(source)
+    history, end = History(source), source.conversation.end
     copied: list[tuple[int, Run]] = []
     while (page := await history.page()) is not None:
         copied += page
     positions = [position for position, _ in copied]
     runs = tuple(run for _, run in copied)
+    await source.refresh()  # only now: what was taken back meanwhile must not come along in a summary
+    head = source.conversation.head
+    if (summary := head.summary) is not None:
+        await source.reach(summary.seen)
+        summary = summary if summary.upto <= end and shows_summary(source.conversation) else None
     if runs:
         await target.append(runs, since=0, expect=0)
-    summary = head.summary if head.summary and shows_summary(source.conversation) else None
     moved = Head(summary=summary and _moved(summary, positions, runs), meta=head.meta, extra=head.extra)
     if moved != Head():
         await target.read_head()

@@ -31,7 +31,7 @@ from memkit.errors import (
     UnsupportedError,
 )
 from memkit.explanation import Explanation, explain
-from memkit.folding import Folder
+from memkit.folding import Folder, is_due
 from memkit.history import History, find_run, fork_of
 from memkit.messages import ChatMessage, SummaryAs, chat_messages, inserted, message_content, view_messages
 from memkit.rawjson import merged, to_json
@@ -116,14 +116,17 @@ class Memory:
         self._use_summary = use_summary
         self._summary_as: Final = summary_as
         self._summarizer = summarizer
-        self._policy = policy
+        self._policy: Final = policy or SummaryPolicy()
+        needed = self._policy.keep + self._policy.every
+        if summarizer is not None and retain is not None and self._policy.tokens is None and retain < needed:
+            raise BudgetError(
+                f"retain={retain} leaves nothing to summarise: the policy keeps {self._policy.keep} runs and "
+                f"waits for {self._policy.every} more; retain at least {needed}"
+            )
         self._background = background
         self._window = Window(driver, key, self._codec, self._counter)
         self._viewer = Viewer(self._window, self._strategy, self._counter, use_summary=use_summary)
-        self._has_new_summary = False
-        self._folder: Folder | None = None
-        if summarizer is not None:
-            self._folder = Folder(self._window, summarizer, policy or SummaryPolicy(), self._counter)
+        self._may_have_new_summary = False
         self._is_open = False
 
     async def __aenter__(self) -> Self:
@@ -353,15 +356,11 @@ class Memory:
                 before is kept, and otherwise the conversation is as it was.
         """
         self._check_open()
-        if self._folder is None:
-            raise SummaryError("there is no summariser; give Memory(summarizer=...)")
-        was_due = False
+        await self.refresh()
         try:
-            while await self._folder.fold():
-                was_due = True
+            return await self._fold()
         finally:
-            await self._viewer.settle()
-        return was_due
+            await self.refresh()
 
     async def fork(self, key: str) -> Memory:
         """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
@@ -436,22 +435,37 @@ class Memory:
 
     async def _keep_summarized(self) -> None:
         """See the summary that the background has made since, and have the next one made if it is due."""
-        if self._background is None or self._folder is None:
+        if self._background is None:
             return
-        if self._has_new_summary:
+        if self._may_have_new_summary:
+            self._may_have_new_summary = False
             try:
                 await self._window.read_head()
                 await self._viewer.settle()
-                self._has_new_summary = False
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
+                self._may_have_new_summary = True
                 _log.warning("the new summary of %r could not be read: %s", self.key, error)
-        if self._folder.is_due():
+        if is_due(self._window.conversation, self._policy, self._counter):
             self._background.submit(self._driver, self.key, self._fold_elsewhere)
 
     async def _fold_elsewhere(self) -> None:
         """Fold by a handle of its own, since this one may be closed by then."""
-        async with self._another(self.key) as memory:
-            self._has_new_summary |= await memory.summarize()
+        try:
+            await self._fold()
+        finally:
+            self._may_have_new_summary = True  # somebody else may have made it, too
+
+    async def _fold(self) -> bool:
+        """Fold all that is due, in a window of its own: that of this handle is to stay as its view needs it."""
+        if self._summarizer is None:
+            raise SummaryError("there is no summariser; give Memory(summarizer=...)")
+        window = Window(self._driver, self.key, self._codec, self._counter)
+        await window.open()
+        folder = Folder(window, self._summarizer, self._policy, self._counter)
+        was_due = False
+        while await folder.fold():
+            was_due = True
+        return was_due
 
     def _another(self, key: str, background: Background | None = None) -> Memory:
         """Return a handle with the same options, not entered yet."""
@@ -465,7 +479,7 @@ class Memory:
             use_summary=self._use_summary,
             summary_as=self._summary_as,
             summarizer=self._summarizer,
-            policy=self._policy,
+            policy=self._policy if self._summarizer is not None else None,
             background=background,
         )
 

@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from memkit.content import Content
-from memkit.conversation import Conversation, View
+from memkit.conversation import SUMMARY_REACH, Conversation, View
 from memkit.errors import BudgetError
 from memkit.run import Run
 from memkit.strategies import Strategy
@@ -75,7 +75,7 @@ class Viewer:
         except BudgetError:
             return  # for `view` to raise, where a caller can handle it
         if view.closed and view.positions:
-            seen = now.head.summary.seen if now.head.summary else now.end
+            seen = max(now.head.summary.seen, now.end - SUMMARY_REACH) if now.head.summary else now.end
             # A page more than the view has: a step may lie before its beginning.
             self._window.shrink(min(view.positions[0] - PAGE, seen, now.end - PAGE))
             self._shrink_at = max(4 * PAGE, len(self._window.conversation.entries) + PAGE)

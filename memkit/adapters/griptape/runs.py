@@ -51,7 +51,7 @@ def stored_of(run: Run, read: Callable[[StoredRun], Run]) -> StoredRun:
     """
     wanted = fields_of(run)
     run = run_from(wanted)  # plain dicts and lists all through
-    plain = _griptape_form(run, wanted, read)
+    plain = _griptape_form(run, read)
     if KEY not in run.meta and _reads_as(plain, wanted, read):
         return plain
     meta = without(plain["meta"] or {}, KEY)
@@ -153,12 +153,13 @@ def _with_id(run: Run, run_id: str) -> Run:
 # --- writing ---
 
 
-def _griptape_form(run: Run, wanted: Fields, read: Callable[[StoredRun], Run]) -> StoredRun:
+def _griptape_form(run: Run, read: Callable[[StoredRun], Run]) -> StoredRun:
     """Return a run with what griptape has words for, as it was stored where it has not changed since."""
     shell = as_shell(run.extra.get(SHELL))
     if isinstance(shell, str):
         whole = value_of_text(shell)
-        if is_loadable_run(whole) and _reads_as(whole, wanted, read):
+        said = fields_of(Run(run.id, run.input, output=run.output, meta=run.meta, extra=run.extra))
+        if is_loadable_run(whole) and _reads_as(whole, said, read):
             return {**whole, "meta": whole.get("meta")}
         shell = {}
     return {
