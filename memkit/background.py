@@ -1,4 +1,4 @@
-"""`Background`: work off the reply path. One for each process, and the only owner of tasks in memkit."""
+"""`Background`: work off the reply path. One for each event loop, and the only owner of tasks in memkit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from anyio import (
     get_cancelled_exc_class,
     move_on_after,
 )
+from anyio.lowlevel import current_token
 
 from memkit.errors import BudgetError, ClosedError, DriverError, MemkitError, SummaryError
+from memkit.finish import is_cancelled
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -80,6 +82,7 @@ class Background:
         self._failed = 0
         self._closing = Event()
         self._landed = Event()
+        self._loop: object = None
         self._tasks: TaskGroup | None = None
 
     @property
@@ -106,6 +109,9 @@ class Background:
         """Have `job` done for a conversation of `driver`, and return whether it was taken. Never waits."""
         if self._tasks is None or not self.is_open:
             return False
+        if self._loop != current_token():
+            _log.warning("work for %r is not taken: this Background belongs to another event loop", key)
+            return False
         name = id(driver), key
         if (flight := self._flights.get(name)) is not None:
             flight.again, flight.job = True, job
@@ -120,6 +126,7 @@ class Background:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise ClosedError("a Background is entered once; make another one")
+        self._loop = current_token()
         self._tasks = await create_task_group().__aenter__()
         return self
 
@@ -192,7 +199,7 @@ class Background:
                 self._report(flight.key, error)
                 return error
             except get_cancelled_exc_class() as error:
-                if flight.scope.cancel_called:
+                if flight.scope.cancel_called or is_cancelled():
                     raise
                 # Of asyncio: the work awaited what somebody had cancelled. It would end the program as well.
                 cancelled = MemkitError("it awaited something that was cancelled")

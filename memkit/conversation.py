@@ -165,7 +165,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         if use_summary and summary is not None and max(self.base, self.end - SUMMARY_REACH) <= summary.seen:
             if self.start > summary.seen:
                 return False
-            if self.start <= summary.upto and shows_summary(self):
+            # The last entry that it covers is seen as well: it tells whether this is the log that it was made of.
+            if self.start < summary.upto and shows_summary(self):
                 return True
         return view.closed
 

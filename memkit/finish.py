@@ -182,6 +182,16 @@ async def finish_async(write: Callable[[], Awaitable[T]], *, time_limit: float =
             await checkpoint_if_cancelled()
 
 
+def is_cancelled() -> bool:
+    """Tell whether this task was cancelled by asyncio itself, and not by a scope of anyio."""
+    if asyncio_loop() is None:
+        return False
+    import asyncio  # noqa: PLC0415 - as above
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _in_own_task(write: Coroutine[Any, Any, T], limit: CancelScope) -> T:
     import asyncio  # noqa: PLC0415 - as above
 

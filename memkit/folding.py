@@ -8,10 +8,12 @@ must not stay in the store.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from time import time
-from typing import cast
+from typing import Final, cast
 
 import msgspec
+from anyio import fail_after
 
 from memkit.content import Content, text_of
 from memkit.conversation import (
@@ -25,10 +27,11 @@ from memkit.conversation import (
     shows_summary,
 )
 from memkit.errors import ConflictError, SummaryError
-from memkit.finish import finish_async
+from memkit.finish import WRITE_TIMEOUT, finish_async
 from memkit.history import History
 from memkit.run import Counts, Run
 from memkit.summaries import (
+    CALL_TIME_LIMIT,
     NamesModel,
     Summarizer,
     SummaryPolicy,
@@ -38,6 +41,15 @@ from memkit.summaries import (
 )
 from memkit.tokens import INLINE_CHARS, TokenCounter, approximate, chars_of, cost_of, counted
 from memkit.window import PAGE, Window, maybe_in_thread
+
+_COMMIT_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
+"""Seconds for the swap of the head and the looks around it, each of which may take a driver's whole time."""
+
+_BACKLOG: Final = 5_000
+"""Up to so many entries that wait are held while they are folded; of more, a part is read for each call."""
+
+_LEAST_ROOM: Final = 100
+"""Tokens that a call has at least for a run, however long the previous summary is."""
 
 
 def is_due(conversation: Conversation, policy: SummaryPolicy, counter: TokenCounter | None) -> bool:
@@ -78,10 +90,13 @@ class Folder:
         previous = known if shows_summary(now) else None
         covered, waiting = await self._read(now.base if previous is None else previous.upto)
         runs = [run for _, run in waiting]
-        count = due(runs, self._policy, counter=self._counter, now=time(), is_stale=_is_unseen(now))
+        taken = 0 if previous is None else price_of(previous, self._counter)
+        by, is_stale = self._counter, _is_unseen(now)
+        count = due(runs, self._policy, counter=by, now=time(), is_stale=is_stale, taken=taken)
         if not count:
             return False
-        content = await self._asked([*covered, *runs[:count]], previous)
+        room = max(_LEAST_ROOM, self._policy.max_input_tokens - taken)
+        content = await self._asked(self._with_context(covered, runs[:count], room), previous, room)
         position, last = waiting[count - 1]
         summary = Summary(
             content=content,
@@ -95,7 +110,8 @@ class Folder:
         self._check_saving(summary, runs[:count], previous)
         try:
             # To its end, whoever cancels: between the swap and the second look the text of a run could stay.
-            await finish_async(lambda: self._commit(summary, now.epoch, known))
+            commit = partial(self._commit, summary, now, previous is not None)
+            await finish_async(commit, time_limit=_COMMIT_TIME_LIMIT)
         except ConflictError:
             await window.refresh()  # cleared, or others keep changing the head: what they have is as good
         return True
@@ -103,7 +119,9 @@ class Folder:
     async def _read(self, start: int) -> tuple[list[Run], list[tuple[int, Run]]]:
         """Return runs before `start`, for context, and those from it on: as many as decide about one call."""
         overlap = self._policy.overlap
-        first = start - PAGE if overlap else start
+        first = start - overlap - PAGE if overlap else start
+        if self._window.conversation.end - first <= _BACKLOG:
+            await self._window.reach(first)
         now = self._window.conversation
         if now.start <= max(first, now.base):  # nearly always: what waits is in the window
             held = zip(*now.resolved(), strict=True)
@@ -132,15 +150,23 @@ class Folder:
             lambda: [(position, cast("Run", counted(run, self._counter))) for position, run in page], is_long
         )
 
-    async def _asked(self, runs: Sequence[Run], previous: Summary | None) -> Content:
-        limit = self._policy.max_input_tokens
+    def _with_context(self, covered: Sequence[Run], runs: Sequence[Run], room: int) -> list[Run]:
+        """Return the runs with as many of those before them as there is room for."""
+        room -= sum(cost_of(run, self._counter) for run in runs)
+        first = len(covered)
+        while first and (room := room - cost_of(covered[first - 1], self._counter)) >= 0:
+            first -= 1
+        return [*covered[first:], *runs]
+
+    async def _asked(self, runs: Sequence[Run], previous: Summary | None, room: int) -> Content:
         is_long = sum(map(chars_of, runs)) > INLINE_CHARS
-        given = await maybe_in_thread(lambda: [shortened(run, limit, self._counter) for run in runs], is_long)
+        given = await maybe_in_thread(lambda: [shortened(run, room, self._counter) for run in runs], is_long)
         try:
-            made = self._summarizer(given, previous=None if previous is None else text_of(previous.content))
-            if isinstance(made, AsyncIterator):
-                return content_of_summary("".join([piece async for piece in made]))
-            return content_of_summary(await made)
+            with fail_after(CALL_TIME_LIMIT):
+                made = self._summarizer(given, previous=None if previous is None else text_of(previous.content))
+                if isinstance(made, AsyncIterator):
+                    return content_of_summary("".join([piece async for piece in made]))
+                return content_of_summary(await made)
         except Exception as error:
             key = self._window.conversation.key
             what = str(error) if isinstance(error, SummaryError) else f"{type(error).__name__}: {error}"
@@ -167,15 +193,22 @@ class Folder:
                 retryable=False,
             )
 
-    async def _commit(self, summary: Summary, epoch: str, replaced: Summary | None) -> None:
-        """Swap the summary in, unless a run that it covers was changed meanwhile, or somebody got further."""
+    async def _commit(self, summary: Summary, read: Conversation, builds_on_another: bool) -> None:
+        """Swap the summary in, unless a run that it covers was changed meanwhile, or somebody got further.
+
+        Further got also who has read what was trimmed before this one was begun, `read` being what it has read.
+        """
         before: Summary | None = None
+        replaced, epoch = read.head.summary, read.epoch
+        is_whole = builds_on_another or read.base == 0
 
         def swapped(head: Head) -> Head:
             nonlocal before
             before = head.summary
             others = head.summary if head.summary != replaced else None
-            is_behind = others is not None and others.upto >= summary.upto
+            is_behind = others is not None and (
+                others.upto >= summary.upto or (not is_whole and self._holds(others))
+            )
             is_cleared = self._window.conversation.epoch != epoch
             return head if is_behind or is_cleared else msgspec.structs.replace(head, summary=summary)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
 import msgspec
 
@@ -31,6 +32,7 @@ from memkit.errors import (
     UnsupportedError,
 )
 from memkit.explanation import Explanation, explain
+from memkit.finish import WRITE_TIMEOUT, finish_async
 from memkit.folding import Folder, is_due
 from memkit.history import History, find_run, fork_of
 from memkit.messages import ChatMessage, SummaryAs, chat_messages, inserted, message_content, view_messages
@@ -45,6 +47,8 @@ from memkit.viewer import Viewer, count_messages, is_long
 from memkit.window import Window, maybe_in_thread
 
 T = TypeVar("T")
+_REMOVAL_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
+"""Seconds for the writes of a removal, each of which may take a driver's whole time."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -72,7 +76,8 @@ class Memory:
 
     `strategy` decides what goes into prompts; by default the last 100 runs. `counter` counts every run once
     and is the strategy's own, if not given. `retain` is how many runs stay in the store, of which older ones
-    are trimmed a few at a time: at least `retain`, at most a quarter more.
+    are trimmed a few at a time: at least `retain`, at most a quarter more, or twice as many while a summariser
+    has not read them.
 
     With a `summarizer`, `summarize()` folds older runs into a summary, when `policy` says so; with a
     `background`, too, that happens by itself and off the reply path. `summary_as` is how a summary enters a
@@ -97,8 +102,7 @@ class Memory:
         background: Background | None = None,
     ) -> None:
         check_key(key)
-        if summarizer is None and (policy or background):
-            raise SummaryError("a policy or a Background needs a summariser: give Memory(summarizer=...)")
+        _check_summaries(summary_as, summarizer, policy, background)
         self._driver = driver
         if retain is not None:
             if retain < 1:
@@ -254,11 +258,12 @@ class Memory:
         """Return a context in which an answer is streamed or tools run; it is stored as one run on leaving.
 
         If the context is left by an error or a cancellation, what there is is stored as a partial run. With
-        `early=True` the input is stored at once, and `await turn.save()` stores what has come since.
+        `early=True` the input is stored at once, and `await turn.save()` stores what has come since; both raise
+        `UnsupportedError`, and store nothing, where a stored run cannot be extended.
         """
         self._check_open()
         run = new_run(input, meta=meta, status="partial")
-        return Turn(self._append, lambda: self._window.conversation.base, run, early=early)
+        return Turn(self._append, lambda: self._window.conversation.base, run, self._check_extend, early=early)
 
     async def extend(
         self,
@@ -293,9 +298,14 @@ class Memory:
         if erase:
             self._able(Redact, "erase")
         at = await self._find(run.id)
-        change = Amend(new_id(), at, msgspec.structs.replace(run, counts=None))
-        position = await self._append(change)
-        await self._after_removal(at, erase_before=position if erase else 0)
+        amended = run.without_foreign_form() if erase else run
+        change = Amend(new_id(), at, msgspec.structs.replace(amended, counts=None))
+
+        async def amend() -> None:
+            position = await self._append(change)
+            await self._after_removal(at, erase_before=position if erase else 0)
+
+        await finish_async(amend, time_limit=_REMOVAL_TIME_LIMIT)
 
     async def retract(self, run: Run | str, *, erase: bool = False) -> None:
         """Take a run back, for good. A summary that covers it is removed.
@@ -311,10 +321,15 @@ class Memory:
         if erase:
             self._able(Redact, "erase")
         run_id = _id_of(run)
-        at, is_taken_back = await find_run(self._window, run_id)
-        if not is_taken_back:
-            await self._append(Retract(new_id(), run_id, at))
-        await self._after_removal(at, erase_before=self._window.conversation.end if erase else 0)
+        at, is_taken_back = await self._look_for(run_id)
+
+        async def retract() -> None:
+            if not is_taken_back:
+                await self._append(Retract(new_id(), run_id, at))
+            await self._after_removal(at, erase_before=self._window.conversation.end if erase else 0)
+
+        # To its end, whoever cancels: what was taken back must not stay in a summary, or in the log.
+        await finish_async(retract, time_limit=_REMOVAL_TIME_LIMIT)
 
     def history(self) -> History:
         """Iterate over all runs, oldest first, as they are after all changes as of the last read.
@@ -354,13 +369,18 @@ class Memory:
         Raises:
             SummaryError: there is no summariser, or it failed, or made nothing that can be used. What it had made
                 before is kept, and otherwise the conversation is as it was.
+            DriverError: the store failed; what is due stays due.
         """
         self._check_open()
         await self.refresh()
         try:
-            return await self._fold()
-        finally:
-            await self.refresh()
+            was_due = await self._fold()
+        except MemkitError:
+            with suppress(MemkitError):
+                await self.refresh()
+            raise
+        await self.refresh()
+        return was_due
 
     async def fork(self, key: str) -> Memory:
         """Copy the conversation to a new key, and return a handle on the copy, not entered yet.
@@ -414,6 +434,10 @@ class Memory:
 
     # --- inside ---
 
+    def _check_extend(self) -> None:
+        """Refuse to begin what could not be finished: a codec may have no form for extensions."""
+        self._codec.encode(Extend(new_id(), "run", 0))
+
     async def _append(self, *entries: Entry, since: int | None = None) -> int:
         self._check_open()
         before = self._window.conversation.end
@@ -427,7 +451,8 @@ class Memory:
         self._viewer.shrink()
         if self._retain is not None:
             try:
-                await trim_sometimes(self._window, self._able(Trim, "trim"), self._retain, position)
+                driver, is_summarized = self._able(Trim, "trim"), self._summarizer is not None
+                await trim_sometimes(self._window, driver, self._retain, position, is_summarized=is_summarized)
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
                 _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._retain, error)
         await self._keep_summarized()
@@ -485,10 +510,19 @@ class Memory:
 
     async def _find(self, run_id: str) -> int:
         self._check_open()
-        at, is_taken_back = await find_run(self._window, run_id)
+        at, is_taken_back = await self._look_for(run_id)
         if is_taken_back:
             raise ConflictError(f"the run {run_id!r} of {self.key!r} was taken back, for good", expected=run_id)
         return at
+
+    async def _look_for(self, run_id: str) -> tuple[int, bool]:
+        """Return the position of a run, and whether it was taken back. Others may have stored it just now."""
+        try:
+            return await find_run(self._window, run_id)
+        except ConflictError:
+            await self._window.read_head()  # which tells if the conversation was deleted
+            await self.refresh()
+            return await find_run(self._window, run_id)
 
     async def _after_removal(self, at: int, *, erase_before: int) -> None:
         """Let the text of a removed run be gone: from the summary, and from the log before a position."""
@@ -510,6 +544,19 @@ class Memory:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClosedError(f"the handle on {self.key!r} is closed; use it inside `async with`")
+
+
+def _check_summaries(summary_as: object, summarizer: object, policy: object, background: object) -> None:
+    """Refuse now what would fail after something was stored."""
+    if summary_as not in get_args(SummaryAs):
+        raise SummaryError(f"summary_as is one of {', '.join(get_args(SummaryAs))}, not {summary_as!r}")
+    if summarizer is None and (policy is not None or background is not None):
+        raise SummaryError("a policy or a Background needs a summariser: give Memory(summarizer=...)")
+    if summarizer is not None and not callable(summarizer):
+        raise SummaryError(f"a summariser is a function or an object like one, not {summarizer!r:.80}")
+    for given, kind in ((policy, SummaryPolicy), (background, Background)):
+        if given is not None and not isinstance(given, kind):
+            raise SummaryError(f"a {kind.__name__} is needed, not {given!r:.80}")
 
 
 def _id_of(run: Run | str) -> str:

@@ -11,8 +11,8 @@ from memkit.history import redactions
 from memkit.window import Window
 
 
-async def trim(window: Window, driver: Trim, keep: int) -> int:
-    """Drop all but the newest `keep` runs from the store, and return how many entries went."""
+async def trim(window: Window, driver: Trim, keep: int, *, limit: int | None = None) -> int:
+    """Drop all but the newest `keep` runs from the store, none from `limit` on; return how many entries went."""
     while len((now := window.conversation).runs) < keep and now.start > now.base:
         await window.load_older()
     now = window.conversation
@@ -20,16 +20,21 @@ async def trim(window: Window, driver: Trim, keep: int) -> int:
     if len(positions) < keep:
         return 0
     before = positions[len(positions) - keep] if keep else now.end
+    if limit is not None:
+        before = min(before, limit)
+    if before <= now.base:
+        return 0
     await keep_summary(window, before)
     base = await driver.trim(now.key, before, epoch=now.epoch or None)
     window.trimmed(base)
     return base - now.base
 
 
-async def trim_sometimes(window: Window, driver: Trim, retain: int, position: int) -> None:
+async def trim_sometimes(window: Window, driver: Trim, retain: int, position: int, *, is_summarized: bool) -> None:
     """Keep at least `retain` runs and at most a quarter more, after an append at `position`.
 
-    To know how many runs there are, all must be read, so only every so many entries somebody looks.
+    To know how many runs there are, all must be read, so only every so many entries somebody looks. Where there
+    is a summariser, what it has not read is kept as well, up to twice `retain` runs in all.
     """
     slack = retain // 8
     stride = max(1, slack)
@@ -38,8 +43,10 @@ async def trim_sometimes(window: Window, driver: Trim, retain: int, position: in
         return
     while (now := window.conversation).start > now.base and len(now.runs) <= retain + slack:
         await window.load_older()
-    if len(now.runs) > retain + slack:
-        await trim(window, driver, retain)
+    if (count := len(now.runs)) > retain + slack:
+        covered = now.head.summary.upto if now.head.summary else 0
+        limit = covered if is_summarized and count <= 2 * retain else None
+        await trim(window, driver, retain, limit=limit)
 
 
 async def keep_summary(window: Window, before: int) -> None:

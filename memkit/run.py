@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,10 @@ from memkit.content import EMPTY, Content, ContentLike, Part, to_content, to_par
 from memkit.rawjson import to_json
 
 Status: TypeAlias = Literal["complete", "partial"]
+
+
+FOREIGN_FORMS: Final = frozenset({"griptape"})
+"""Keys of a run's `extra` under which adapters keep how another program had written it."""
 
 
 class Counts(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -58,14 +62,21 @@ class Run(_Entry, frozen=True, gc=False, tag="run"):
         steps: tuple[Part, ...] | None = None,
         output: Content | None = None,
     ) -> Run:
-        """Return this run with other content, and without the counts, which were those of the old content."""
+        """Return this run with other content, and without what told of the old: counts, and foreign forms."""
         return msgspec.structs.replace(
-            self,
+            self.without_foreign_form(),
             input=self.input if input is None else input,
             steps=self.steps if steps is None else steps,
             output=self.output if output is None else output,
             counts=None,
         )
+
+    def without_foreign_form(self) -> Run:
+        """Return this run without the form in which another program had stored it, which may hold its text."""
+        if not self.extra.keys() & FOREIGN_FORMS:
+            return self
+        extra = {name: value for name, value in self.extra.items() if name not in FOREIGN_FORMS}
+        return msgspec.structs.replace(self, extra=extra or EMPTY)
 
 
 class Extend(_Entry, frozen=True, gc=False, tag="extend"):

@@ -25,6 +25,10 @@ SETTLING_TIME: Final = 3_600.0
 """Seconds for which a partial run is waited for. It may still be finished, and then its summary would be stale."""
 
 
+CALL_TIME_LIMIT: Final = 300.0
+"""Seconds after which a summariser that hangs is given up. Its own client should have a shorter limit."""
+
+
 class Summarizer(Protocol):
     """Makes a summary. An async function, an async generator of pieces of text, or an object with this method."""
 
@@ -53,9 +57,9 @@ class SummaryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     The newest `keep` runs are never folded. Of those before them, a fold is due as soon as `every` of them wait,
     or their `tokens` tokens, if that is given. A call of the summariser carries as many as fit
-    `max_input_tokens`, at least one, so a backlog takes several; with them it gets up to `overlap` runs that
-    are covered already, for context. A partial run, and what follows it, waits until it is finished or an hour
-    old.
+    `max_input_tokens` beside the previous summary, at least one, so a backlog takes several; if there is room
+    left, it also gets up to `overlap` runs that are covered already, for context. A partial run, and what
+    follows it, waits until it is finished or an hour old.
 
     Raises:
         BudgetError: a number that cannot be.
@@ -70,24 +74,32 @@ class SummaryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         least = {"keep": 0, "every": 1, "tokens": 1, "overlap": 0, "max_input_tokens": 100}
         for name, value in least.items():
-            given: int | None = getattr(self, name)
-            if given is not None and given < value:
-                raise BudgetError(f"{name} of a SummaryPolicy must be at least {value}, not {given}")
+            given: object = getattr(self, name)
+            if name == "tokens" and given is None:
+                continue
+            if type(given) is not int or given < value:
+                raise BudgetError(f"{name} of a SummaryPolicy is an int of at least {value}, not {given!r}")
 
 
 def due(
-    runs: Sequence[Run], policy: SummaryPolicy, *, counter: TokenCounter, now: float, is_stale: bool = False
+    runs: Sequence[Run],
+    policy: SummaryPolicy,
+    *,
+    counter: TokenCounter,
+    now: float,
+    is_stale: bool = False,
+    taken: int = 0,
 ) -> int:
     """Return how many of the runs that no summary covers the next fold takes, oldest first; 0 if none is due.
 
     `now` is in seconds since the epoch. `is_stale` says that there was a summary of some of them already, which
-    is to be made anew without waiting for more.
+    is to be made anew without waiting for more. `taken` are tokens of the call that other things take.
     """
     waiting = list(_settled(runs[: max(0, len(runs) - policy.keep)], now))
     is_due = len(waiting) >= (1 if is_stale else policy.every)
     if not is_due and waiting and policy.tokens is not None:
         is_due = sum(cost_of(run, counter) for run in waiting) >= policy.tokens
-    return _fitting(waiting, policy.max_input_tokens, counter) if is_due else 0
+    return _fitting(waiting, policy.max_input_tokens - taken, counter) if is_due else 0
 
 
 def shortened(run: Run, max_tokens: int, counter: TokenCounter) -> Run:
@@ -122,7 +134,8 @@ def content_of_summary(made: object) -> Content:
 
 def _settled(runs: Sequence[Run], now: float) -> Iterator[Run]:
     for run in runs:
-        if run.status == "partial" and now - run.created_at < SETTLING_TIME:
+        # Clocks differ, but one that claims to come from a far future would be waited for for ever.
+        if run.status == "partial" and abs(now - run.created_at) < SETTLING_TIME:
             return
         yield run
 

@@ -27,10 +27,17 @@ class Turn:
     """
 
     def __init__(
-        self, append: Callable[..., Awaitable[int]], base: Callable[[], int], run: Run, *, early: bool
+        self,
+        append: Callable[..., Awaitable[int]],
+        base: Callable[[], int],
+        run: Run,
+        check_extend: Callable[[], None],
+        *,
+        early: bool,
     ) -> None:
         self._append = append
         self._base = base
+        self._check_extend = check_extend
         self._run = run
         self._early = early
         self._position: int | None = None
@@ -79,9 +86,12 @@ class Turn:
     async def save(self) -> None:
         """Store what has come so far, as a partial run: a process that dies now loses nothing of it."""
         self._check_open()
+        self._check_extend()
         await self._store("partial")
 
     async def __aenter__(self) -> Self:
+        if self._early:
+            self._check_extend()
         self._is_open = True
         if self._early:
             await self._store("partial")

@@ -373,3 +373,23 @@ async def test_numbers_that_cannot_be(options: dict[str, float]) -> None:
     make: Callable[..., Awaitable[object] | Background] = Background
     with pytest.raises(BudgetError):
         make(**options)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_loop_that_ends_is_not_held_up_by_work_that_begins_again() -> None:
+    begun = 0
+
+    async def hangs() -> None:
+        nonlocal begun
+        begun += 1
+        await anyio.sleep_forever()
+
+    async with Background(grace=0.05) as background:
+        background.submit(DRIVER, "k", hangs)
+        await until(lambda: begun == 1)
+        # As `asyncio.run` does with all tasks that are left.
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if "_fly" in str(task):
+                task.cancel()
+        await until(lambda: background.running == 0)
+    assert begun == 1

@@ -37,10 +37,15 @@ def due_of(given: list[Run], *, is_stale: bool = False, **policy: Any) -> int:
 )
 def test_a_policy_refuses_what_cannot_be(name: str, least: int) -> None:
     assert getattr(SummaryPolicy(**{name: least}), name) == least
-    with pytest.raises(
-        BudgetError, match=f"^{name} of a SummaryPolicy must be at least {least}, not {least - 1}$"
-    ):
-        SummaryPolicy(**{name: least - 1})
+    for value in (least - 1, float(least + 1), "4", True):
+        with pytest.raises(BudgetError, match=f"^{name} of a SummaryPolicy is an int of at least {least}, not "):
+            SummaryPolicy(**{name: value})
+
+
+def test_only_tokens_may_be_left_open() -> None:
+    assert SummaryPolicy(tokens=None).tokens is None
+    with pytest.raises(BudgetError, match="not None"):
+        SummaryPolicy(keep=None)  # type: ignore[arg-type]
 
 
 def test_by_default_four_runs_stay_and_eight_are_folded() -> None:
@@ -87,7 +92,20 @@ def test_a_partial_run_and_what_follows_waits_for_an_hour(age: float, status: St
 
 
 def test_a_clock_that_is_ahead_does_not_end_the_wait() -> None:
-    assert due_of([run(0, status="partial", age=-1e6), *runs(9)], keep=0, every=1) == 0
+    assert due_of([run(0, status="partial", age=-600), *runs(9)], keep=0, every=1) == 0
+
+
+def test_what_claims_to_come_from_a_far_future_is_not_waited_for() -> None:
+    assert due_of([run(0, status="partial", age=-1e6), *runs(9)], keep=0, every=1) == 10
+
+
+def test_what_other_things_take_of_a_call_is_left_free() -> None:
+    given = runs(9, words=40)
+    cost = cost_of(given[0], WORDS)
+    policy = SummaryPolicy(keep=0, every=1, max_input_tokens=5 * cost)
+    assert due(given, policy, counter=WORDS, now=NOW) == 5
+    assert due(given, policy, counter=WORDS, now=NOW, taken=2 * cost) == 3
+    assert due(given, policy, counter=WORDS, now=NOW, taken=9 * cost) == 1
 
 
 def test_nothing_is_tokenised_that_is_not_due() -> None:
