@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast, get_args
+from typing import Any, Final, Self, TypeVar, Unpack, cast
 
 import msgspec
 
-from memkit.background import Background
-from memkit.codec import Codec, JsonCodec
 from memkit.content import Content, ContentLike, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
-from memkit.driver import CheckBody, Driver, Redact, Trim, capability, check_key
+from memkit.driver import Driver, Redact, Trim, capability, check_key
 from memkit.drivers.file import FileDriver
 from memkit.errors import (
     BudgetError,
@@ -35,13 +33,11 @@ from memkit.explanation import Explanation, explain
 from memkit.finish import WRITE_TIMEOUT, finish_async
 from memkit.folding import Folder, is_due
 from memkit.history import History, find_run, fork_of
-from memkit.messages import ChatMessage, SummaryAs, chat_messages, inserted, message_content, view_messages
+from memkit.messages import ChatMessage, chat_messages, inserted, message_content, view_messages
+from memkit.options import Options, settings_of
 from memkit.rawjson import merged, to_json
 from memkit.retention import erase, remove_text, trim, trim_sometimes
 from memkit.run import Amend, Entry, Extend, Retract, Run, Status, new_id, new_run
-from memkit.strategies import Strategy, counter_of, last_runs
-from memkit.summaries import Summarizer, SummaryPolicy
-from memkit.tokens import TokenCounter
 from memkit.turn import Turn
 from memkit.viewer import Viewer, count_messages, is_long
 from memkit.window import Window, maybe_in_thread
@@ -50,20 +46,6 @@ T = TypeVar("T")
 _REMOVAL_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
 """Seconds for the writes of a removal, each of which may take a driver's whole time."""
 _log: Final = logging.getLogger(__name__)
-
-
-class Options(TypedDict, total=False):
-    """The options of a `Memory`, for functions that pass them on."""
-
-    strategy: Strategy | None
-    counter: TokenCounter | None
-    codec: Codec | None
-    retain: int | None
-    use_summary: bool
-    summary_as: SummaryAs
-    summarizer: Summarizer | None
-    policy: SummaryPolicy | None
-    background: Background | None
 
 
 def open(key: str, directory: str | PathLike[str] = ".memkit", **options: Unpack[Options]) -> Memory:  # noqa: A001
@@ -86,57 +68,19 @@ class Memory:
     All methods raise `ClosedError` outside the `async with`.
     """
 
-    def __init__(
-        self,
-        driver: Driver,
-        key: str,
-        *,
-        strategy: Strategy | None = None,
-        counter: TokenCounter | None = None,
-        codec: Codec | None = None,
-        retain: int | None = None,
-        use_summary: bool = True,
-        summary_as: SummaryAs = "system",
-        summarizer: Summarizer | None = None,
-        policy: SummaryPolicy | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, driver: Driver, key: str, **options: Unpack[Options]) -> None:
         check_key(key)
-        _check_summaries(summary_as, summarizer, policy, background)
-        self._driver = driver
-        if retain is not None:
-            if retain < 1:
-                raise BudgetError(f"retain must be at least 1 run, not {retain}; to forget all, call clear()")
-            self._able(Trim, "trim")
-        self._strategy: Final = strategy or last_runs(100)
-        wanted = counter_of(self._strategy)
-        if counter is not None and wanted is not None and counter.name != wanted.name:
-            raise BudgetError(f"the handle counts by {counter!r}, its strategy by {wanted!r}; give it one of them")
-        self._counter: Final = counter or wanted
-        self._codec: Final = codec or JsonCodec()
-        if (picky := capability(driver, CheckBody)) is not None:
-            picky.check_body(self._codec.encode(new_run("")))
-        self._retain = retain
-        self._use_summary = use_summary
-        self._summary_as: Final = summary_as
-        self._summarizer = summarizer
-        self._policy: Final = policy or SummaryPolicy()
-        needed = self._policy.keep + self._policy.every
-        if summarizer is not None and retain is not None and self._policy.tokens is None and retain < needed:
-            raise BudgetError(
-                f"retain={retain} leaves nothing to summarise: the policy keeps {self._policy.keep} runs and "
-                f"waits for {self._policy.every} more; retain at least {needed}"
-            )
-        self._background = background
-        self._window = Window(driver, key, self._codec, self._counter)
-        self._viewer = Viewer(self._window, self._strategy, self._counter, use_summary=use_summary)
+        self._options = options
+        self._settings = settings = settings_of(driver, options)
+        self._window = Window(driver, key, settings.codec, settings.counter)
+        self._viewer = Viewer(self._window, settings.strategy, settings.counter, use_summary=settings.use_summary)
         self._may_have_new_summary = False
         self._is_open = False
 
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise ClosedError(f"this handle on {self.key!r} is open already; make one for each `async with`")
-        if self._background is not None and not self._background.is_open:
+        if self._settings.background is not None and not self._settings.background.is_open:
             raise ClosedError("its Background is not running; enter that first, `async with Background()`")
         await self._window.open()
         await self._viewer.settle()
@@ -149,7 +93,7 @@ class Memory:
         self._is_open = False
 
     def __repr__(self) -> str:
-        return f"<Memory of {self.key!r}, {self._strategy!r}>"
+        return f"<Memory of {self.key!r}, {self._settings.strategy!r}>"
 
     # --- what is known without waiting ---
 
@@ -188,7 +132,7 @@ class Memory:
         """
         said, told = to_content(input), to_content(system)
         view = self.view(reserve=self._taken((told, said), reserve, tokens))
-        return chat_messages(view, system=told, input=said, summary_as=self._summary_as)
+        return chat_messages(view, system=told, input=said, summary_as=self._settings.summary_as)
 
     def insert_into(
         self,
@@ -207,7 +151,7 @@ class Memory:
             BudgetError: as `messages` does.
         """
         view = self.view(reserve=self._taken(list(map(message_content, messages)), reserve, tokens))
-        return inserted(messages, view_messages(view, self._summary_as), index)
+        return inserted(messages, view_messages(view, self._settings.summary_as), index)
 
     def explain(
         self, input: ContentLike = None, *, system: ContentLike = None, reserve: int = 0, tokens: int | None = None
@@ -215,7 +159,7 @@ class Memory:
         """Return what `messages` would put into the prompt, what not, why, and for how many tokens."""
         said = to_content(system), to_content(input)
         full = self._viewer.full(self._taken(said, reserve, tokens))
-        return explain(self.conversation, full, self._strategy)
+        return explain(self.conversation, full, self._settings.strategy)
 
     # --- what waits ---
 
@@ -392,9 +336,11 @@ class Memory:
         """
         self._check_open()
         await self._window.refresh()
-        await fork_of(self._window, Window(self._driver, key, self._codec, self._counter))
+        await fork_of(
+            self._window, Window(self._settings.driver, key, self._settings.codec, self._settings.counter)
+        )
         await self._viewer.settle()  # the head was read
-        return self._another(key, self._background)
+        return Memory(self._settings.driver, key, **self._options)
 
     async def trim(self, keep: int) -> int:
         """Drop all but the newest `keep` runs from the store, for good; return how many entries went.
@@ -410,7 +356,7 @@ class Memory:
     async def clear(self) -> bool:
         """Delete the conversation; return whether there was one. Other handles on it can write no more."""
         self._check_open()
-        was_there = await self._driver.delete(self.key)
+        was_there = await self._settings.driver.delete(self.key)
         self._window.reset()
         return was_there
 
@@ -426,7 +372,7 @@ class Memory:
         Raises:
             BudgetError: the handle has no counter.
         """
-        counter = self._counter
+        counter = self._settings.counter
         if counter is None:
             raise BudgetError("there is nothing to count with; give a counter to Memory(counter=...)")
         given = [to_content(content) for content in contents]
@@ -436,7 +382,7 @@ class Memory:
 
     def _check_extend(self) -> None:
         """Refuse to begin what could not be finished: a codec may have no form for extensions."""
-        self._codec.encode(Extend(new_id(), "run", 0))
+        self._settings.codec.encode(Extend(new_id(), "run", 0))
 
     async def _append(self, *entries: Entry, since: int | None = None) -> int:
         self._check_open()
@@ -449,18 +395,20 @@ class Memory:
         ):
             await self._viewer.settle()
         self._viewer.shrink()
-        if self._retain is not None:
+        if self._settings.retain is not None:
             try:
-                driver, is_summarized = self._able(Trim, "trim"), self._summarizer is not None
-                await trim_sometimes(self._window, driver, self._retain, position, is_summarized=is_summarized)
+                driver, is_summarized = self._able(Trim, "trim"), self._settings.summarizer is not None
+                await trim_sometimes(
+                    self._window, driver, self._settings.retain, position, is_summarized=is_summarized
+                )
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
-                _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._retain, error)
+                _log.warning("%r could not be trimmed to %d runs: %s", self.key, self._settings.retain, error)
         await self._keep_summarized()
         return position
 
     async def _keep_summarized(self) -> None:
         """See the summary that the background has made since, and have the next one made if it is due."""
-        if self._background is None:
+        if self._settings.background is None:
             return
         if self._may_have_new_summary:
             self._may_have_new_summary = False
@@ -470,8 +418,8 @@ class Memory:
             except MemkitError as error:  # what was to be stored is stored; the next append tries again
                 self._may_have_new_summary = True
                 _log.warning("the new summary of %r could not be read: %s", self.key, error)
-        if is_due(self._window.conversation, self._policy, self._counter):
-            self._background.submit(self._driver, self.key, self._fold_elsewhere)
+        if is_due(self._window.conversation, self._settings.policy, self._settings.counter):
+            self._settings.background.submit(self._settings.driver, self.key, self._fold_elsewhere)
 
     async def _fold_elsewhere(self) -> None:
         """Fold by a handle of its own, since this one may be closed by then."""
@@ -482,31 +430,15 @@ class Memory:
 
     async def _fold(self) -> bool:
         """Fold all that is due, in a window of its own: that of this handle is to stay as its view needs it."""
-        if self._summarizer is None:
+        if self._settings.summarizer is None:
             raise SummaryError("there is no summariser; give Memory(summarizer=...)")
-        window = Window(self._driver, self.key, self._codec, self._counter)
+        window = Window(self._settings.driver, self.key, self._settings.codec, self._settings.counter)
         await window.open()
-        folder = Folder(window, self._summarizer, self._policy, self._counter)
+        folder = Folder(window, self._settings.summarizer, self._settings.policy, self._settings.counter)
         was_due = False
         while await folder.fold():
             was_due = True
         return was_due
-
-    def _another(self, key: str, background: Background | None = None) -> Memory:
-        """Return a handle with the same options, not entered yet."""
-        return Memory(
-            self._driver,
-            key,
-            strategy=self._strategy,
-            counter=self._counter,
-            codec=self._codec,
-            retain=self._retain,
-            use_summary=self._use_summary,
-            summary_as=self._summary_as,
-            summarizer=self._summarizer,
-            policy=self._policy if self._summarizer is not None else None,
-            background=background,
-        )
 
     async def _find(self, run_id: str) -> int:
         self._check_open()
@@ -528,7 +460,7 @@ class Memory:
         """Let the text of a removed run be gone: from the summary, and from the log before a position."""
         await remove_text(self._window, at)
         if erase_before:
-            await erase(self._window, self._able(Redact, "erase"), self._codec, at, erase_before)
+            await erase(self._window, self._able(Redact, "erase"), self._settings.codec, at, erase_before)
         await self._viewer.settle()
 
     def _taken(self, contents: Sequence[Content], reserve: int, tokens: int | None) -> int:
@@ -536,27 +468,14 @@ class Memory:
         return reserve + (self._viewer.tokens_of(contents) if tokens is None else tokens)
 
     def _able(self, kind: Callable[..., T], what: str) -> T:
-        found = capability(self._driver, kind)
+        found = capability(self._settings.driver, kind)
         if found is None:
-            raise UnsupportedError(f"{type(self._driver).__name__} cannot {what}")
+            raise UnsupportedError(f"{type(self._settings.driver).__name__} cannot {what}")
         return found
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClosedError(f"the handle on {self.key!r} is closed; use it inside `async with`")
-
-
-def _check_summaries(summary_as: object, summarizer: object, policy: object, background: object) -> None:
-    """Refuse now what would fail after something was stored."""
-    if summary_as not in get_args(SummaryAs):
-        raise SummaryError(f"summary_as is one of {', '.join(get_args(SummaryAs))}, not {summary_as!r}")
-    if summarizer is None and (policy is not None or background is not None):
-        raise SummaryError("a policy or a Background needs a summariser: give Memory(summarizer=...)")
-    if summarizer is not None and not callable(summarizer):
-        raise SummaryError(f"a summariser is a function or an object like one, not {summarizer!r:.80}")
-    for given, kind in ((policy, SummaryPolicy), (background, Background)):
-        if given is not None and not isinstance(given, kind):
-            raise SummaryError(f"a {kind.__name__} is needed, not {given!r:.80}")
 
 
 def _id_of(run: Run | str) -> str:
