@@ -39,7 +39,7 @@ POLICY = SummaryPolicy(keep=2, every=4)
 
 
 async def main(args: argparse.Namespace) -> None:
-    logging.getLogger("memkit").setLevel(logging.ERROR)  # `report` prints what fails
+    logging.getLogger("memkit").setLevel(logging.CRITICAL)  # `report` prints what fails
     driver = FileDriver(args.directory) if args.directory else InMemoryDriver()
     async with summarizer_of(args) as summarizer:
         async with Background(limit=2, backoff=0.1, on_failure=report) as background:
@@ -174,5 +174,9 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         anyio.run(main, arguments())
+        sys.stdout.flush()
     except MemkitError as error:
         sys.exit(f"background_summary.py: {error}")
+    except BrokenPipeError:  # whoever read this has left, as `head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more as it ends
+        sys.exit(1)

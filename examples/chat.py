@@ -85,7 +85,11 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         anyio.run(main, arguments())
+        sys.stdout.flush()
     except memkit.MemkitError as error:
         sys.exit(f"chat.py: {error}")
+    except BrokenPipeError:  # whoever read this has left, as `head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more as it ends
+        sys.exit(1)
     except KeyboardInterrupt:  # what had been said is stored
         sys.exit("")

@@ -10,6 +10,8 @@ docs/griptape.md says for each class, parameter and method of griptape's memory 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -97,9 +99,14 @@ async def main(names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", nargs="*", choices=[*PROGRAMS, []], help="which; all of them by default")
+    names, choices = ", ".join(PROGRAMS), [*PROGRAMS, []]  # the last is what none at all becomes
+    parser.add_argument("program", nargs="*", choices=choices, metavar="PROGRAM", help=f"by default {names}")
     arguments = parser.parse_args()
     try:
         anyio.run(main, arguments.program or list(PROGRAMS))
+        sys.stdout.flush()
     except memkit.MemkitError as error:
-        parser.exit(1, f"griptape_programs.py: {error}\n")
+        sys.exit(f"griptape_programs.py: {error}")
+    except BrokenPipeError:  # whoever read this has left, as `head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more as it ends
+        sys.exit(1)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -267,10 +268,15 @@ def main() -> int:
     try:
         conversations = read(args.file)[: args.limit]
         with tempfile.TemporaryDirectory() as folder:
-            return 0 if anyio.run(replay_all, conversations, args, args.directory or folder) else 1
+            is_well = anyio.run(replay_all, conversations, args, args.directory or folder)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has left, as `head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more as it ends
+        return 1
     except (OSError, ValueError, memkit.MemkitError) as error:
         print(f"replay.py: {args.file}: {error}", file=sys.stderr)
         return 2
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,11 @@
     python examples/session.py "Hello, my name is Collin." user-id-123
     python examples/session.py "What is my name?" user-id-123
 
+A session may be that of a group, in which everyone is called by name:
+
+    python examples/session.py "Hello, everyone." group-id-123 --name Zach
+    python examples/session.py "Who all is here?" group-id-123 --name Matt
+
 Any endpoint that speaks chat completions will do: set OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL, and
 install the openai package. Without an endpoint a built-in stand-in answers.
 """
@@ -20,29 +25,36 @@ import anyio
 
 import memkit
 from memkit import ChatMessage, counters
+from memkit.transcripts import harmless
 
 Model = Callable[[list[ChatMessage]], AsyncIterator[str]]
 
 SYSTEM = "You are a helpful assistant. Answer in one or two sentences."
+GROUP = f"{SYSTEM} You talk with a group of people: before what each of them says stands who it is."
 REPLY_TOKENS = 500
 """What is kept free of the budget for the answer."""
+NAME = re.compile(r"^(.+?) says: |(?i:my name is) (\w+)|I'm ([A-Z]\w*)")
+"""Where the stand-in finds the name of whoever speaks."""
 
 
 async def main(args: argparse.Namespace) -> None:
     model = endpoint(args.model) or stand_in
     counter = make_counter()
     strategy = memkit.prune(args.budget, counter=counter, step=8)
-    async with memkit.open(args.user, args.directory, strategy=strategy) as memory:
-        tokens = await memory.count(SYSTEM, args.text)
-        prompt = {"system": SYSTEM, "reserve": REPLY_TOKENS, "tokens": tokens}
-        messages = memory.messages(args.text, **prompt)
-        explained = memory.explain(args.text, **prompt)
+    # A model reads nothing but what is said, so that names the speaker; for programs, the meta of the run does.
+    said, system = (f"{args.name} says: {args.text}", GROUP) if args.name else (args.text, SYSTEM)
+    meta = {"name": args.name} if args.name else None
+    async with memkit.open(args.session, args.directory, strategy=strategy) as memory:
+        tokens = await memory.count(system, said)
+        prompt = {"system": system, "reserve": REPLY_TOKENS, "tokens": tokens}
+        messages = memory.messages(said, **prompt)
+        explained = memory.explain(said, **prompt)
 
         # Whatever happens in here, an error or Ctrl-C, what has been said so far is stored.
-        async with memory.turn(args.text) as turn:
+        async with memory.turn(said, meta=meta) as turn:
             async for piece in model(messages):
                 turn.write(piece)
-                print(piece, end="", flush=True)
+                print(harmless(piece), end="", flush=True)
         print()
 
     used = (explained.tokens or 0) + tokens
@@ -88,14 +100,20 @@ def endpoint(name: str | None) -> Model | None:
 async def stand_in(messages: list[ChatMessage]) -> AsyncIterator[str]:
     """Answer without a model, from nothing but the messages, as a model would."""
     said = [message["content"] for message in messages if message["role"] == "user"]
-    names = [name for text in said for name in re.findall(r"my name is (\w+)", text, re.IGNORECASE)]
+    names = [match[match.lastindex] for text in said if (match := NAME.search(text))]
     yield "[No endpoint is set, so this is a stand-in.] "
     if not names:
         yield "I do not know your name yet."
+    elif "here?" in said[-1]:
+        yield f"Hello {names[-1]}! So far I have met {listed(list(dict.fromkeys(names)))} here."
     elif "?" in said[-1]:
         yield f"Your name is {names[-1]}."
     else:
         yield f"Hello {names[-1]}!"
+
+
+def listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def count(number: int, what: str) -> str:
@@ -105,7 +123,8 @@ def count(number: int, what: str) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", help="what you say")
-    parser.add_argument("user", help="whose conversation it is: any text")
+    parser.add_argument("session", help="whose conversation it is, a person's or a group's: any text")
+    parser.add_argument("--name", help="who speaks, where several people do")
     parser.add_argument("--directory", default=".memkit", help="where conversations are kept (default: .memkit)")
     parser.add_argument("--budget", type=int, default=4_000, help="tokens for prompt and answer (default: 4000)")
     parser.add_argument("--model", default=os.environ.get("OPENAI_MODEL"), help="default: OPENAI_MODEL")
@@ -115,5 +134,9 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         anyio.run(main, arguments())
+        sys.stdout.flush()
     except memkit.MemkitError as error:
         sys.exit(f"session.py: {error}")
+    except BrokenPipeError:  # whoever read this has left, as `head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more as it ends
+        sys.exit(1)

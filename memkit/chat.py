@@ -10,15 +10,17 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, G
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import copy_context
+from io import IncrementalNewlineDecoder
 from typing import Final, Protocol, TypeAlias, TypeVar, cast
 
 from anyio import Event, from_thread
 from anyio.lowlevel import current_token
 
-from memkit.content import ContentLike, clean
+from memkit.content import ContentLike
 from memkit.errors import BudgetError, FormatError
 from memkit.memory import Memory
 from memkit.messages import ChatMessage
+from memkit.transcripts import harmless
 from memkit.turn import Turn
 
 T = TypeVar("T")
@@ -62,14 +64,21 @@ async def chat(
 
     `handle_input` runs in a thread if it is a plain function, and is left there by a cancellation: it may take
     one more line. An answer that comes in pieces is shown with `stream=True`: the prefix with the first
-    piece, then piece by piece, and a line break at the end. The default is `input` and `print`.
+    piece, then piece by piece, and a line break at the end. The default is `input` and `print`, the latter with
+    control characters written out, so that no answer can move the cursor or reach the clipboard; a
+    `handle_output` gets what it shows as it is.
 
     Raises:
         BudgetError: a question leaves no room in the prompt, and the strategy was told to raise.
-        FormatError: `answer` or `handle_input` returned something that is no text.
+        ClosedError: `memory` is not open.
+        FormatError: an argument has the wrong type, or `answer` or `handle_input` returned no text.
     """
-    ask, show = handle_input or _read, _shown_by(handle_output or _print)
-    keywords = {keyword.strip().casefold() for keyword in exit_keywords}
+    ask, tell = handle_input or _read, handle_output or _printer()
+    _check_memory(memory)
+    _check_functions(answer=answer, handle_input=ask, handle_output=tell)
+    for text in (intro_text or "", processing_text or "", exiting_text or "", prompt_prefix, response_prefix):
+        _checked(text, "each text and prefix")
+    keywords, show = _folded(exit_keywords), _shown_by(tell)
     if intro_text:
         await show(intro_text)
     while True:
@@ -121,6 +130,27 @@ def _checked(value: object, what: str) -> str:
     return value
 
 
+def _check_memory(memory: Memory) -> None:
+    """Refuse a closed handle now: later somebody would have asked in vain."""
+    if not isinstance(cast("object", memory), Memory):
+        raise FormatError(f"a chat remembers in a Memory, not in a {type(memory).__name__}; see memkit.open()")
+    _ = memory.conversation
+
+
+def _check_functions(**functions: object) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise FormatError(f"{name} is a function, not a {type(function).__name__}; give it without calling it")
+
+
+def _folded(keywords: Iterable[str]) -> set[str]:
+    if isinstance(keywords, str):
+        raise FormatError(f"exit_keywords is a collection of words, such as [{keywords!r}], not a str")
+    if not isinstance(cast("object", keywords), Iterable):
+        raise FormatError(f"exit_keywords is a collection of words, not a {type(keywords).__name__}")
+    return {_checked(keyword, "each of exit_keywords").strip().casefold() for keyword in keywords}
+
+
 # --- the person at the other end ---
 
 
@@ -134,8 +164,14 @@ def _read(prefix: str) -> str:
         raise FormatError(f"what was typed is not text in {error.encoding}") from error
 
 
-def _print(text: str, *, stream: bool) -> None:
-    print(clean(text), end="" if stream else "\n", flush=True)
+def _printer() -> HandleOutput:
+    line_ends = IncrementalNewlineDecoder(None, translate=True)  # of which one may be split over two pieces
+
+    def show(text: str, *, stream: bool) -> None:
+        shown = harmless(line_ends.decode(text, final=not stream))
+        print(shown, end="" if stream else "\n", flush=True)
+
+    return show
 
 
 def _shown_by(handle: HandleOutput) -> _Show:

@@ -30,7 +30,7 @@ def print_conversation(
     """
     console = console or Console()
     for label, said in spoken(runs, summary):
-        text = Text(said, overflow="fold")
+        text = Text(said.removesuffix("\n"), overflow="fold")
         style = _STYLES.get(label)
         console.print(Panel(text, title=label, title_align="left") if style is None else _row(label, style, text))
 

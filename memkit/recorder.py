@@ -36,7 +36,7 @@ class Recorder:
     With `memory=None` everything runs as it would, prompts have no history, and nothing is stored.
 
     Raises:
-        FormatError: there is no such strategy.
+        FormatError: `memory` is no Memory, or there is no such strategy.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Recorder:
     ) -> None:
         if cast("object", strategy) not in get_args(Recording):
             raise FormatError(f'a recorder records "per_structure" or "per_task", not {strategy!r}')
+        _check_is_memory(memory)
         self._memory = memory
         self._strategy: Final = strategy
         self._keep_steps = keep_steps
@@ -82,12 +83,15 @@ class Structure:
         reads, the input and output of a task may become those of the structure.
 
         Raises:
-            FormatError: `input` cannot be stored.
+            FormatError: `input` cannot be stored, or `memory` is no Memory.
         """
         self._check_open()
         content = to_content(input) or ""
         check_content(content, "input")
-        return Task(content, self._memory if memory is UNSET else memory, self._start, self._finish)
+        if memory is UNSET:
+            memory = self._memory
+        _check_is_memory(memory)
+        return Task(content, memory, self._start, self._finish)
 
     def answer(self, output: ContentLike) -> None:
         """Take the answer of the whole structure, in the place of the output of the task that finishes last.
@@ -103,7 +107,7 @@ class Structure:
     async def __aenter__(self) -> Self:
         if self._is_open is not None:
             raise ClosedError("this structure has been used already; make one for each `async with`")
-        _check_memory(self._memory)
+        _check_is_open(self._memory)
         self._is_open = True
         return self
 
@@ -212,7 +216,7 @@ class Task:
     async def __aenter__(self) -> Self:
         if self._is_open is not None:
             raise ClosedError("this task has been used already; make one for each `async with`")
-        _check_memory(self.memory)
+        _check_is_open(self.memory)
         self._start(self)
         self._is_open = True
         return self
@@ -235,7 +239,12 @@ def _checked(output: ContentLike) -> Content:
     return content
 
 
-def _check_memory(memory: Memory | None) -> None:
+def _check_is_memory(memory: object) -> None:
+    if memory is not None and not isinstance(memory, Memory):
+        raise FormatError(f"a recorder takes a Memory or None, not a {type(memory).__name__}; see memkit.open()")
+
+
+def _check_is_open(memory: Memory | None) -> None:
     """Refuse a closed handle now: later the answer of a model would be lost."""
     if memory is not None:
         _ = memory.conversation

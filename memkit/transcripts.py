@@ -1,7 +1,9 @@
-r"""Conversations as text for people to read. Nobody who takes part can make it look as if another had spoken.
+r"""Conversations as text for people to read, of which only labels begin a line.
 
 Every line of a text but its first is indented, whatever it takes for the end of a line, and control
-characters are written out. Of all that is stored, what the summary covers included:
+characters are written out. Lines are not wrapped: a window that is narrower than a line goes on at its margin,
+and what it shows there may look like a label. Where that matters, print with `memkit.console`, which wraps,
+or read line by line. Of all that is stored, what the summary covers included:
 
     runs = [run async for run in memory.history()]
     print("\n".join(questions_and_answers(runs, memory.view().summary)))
@@ -21,6 +23,8 @@ from memkit.messages import ChatMessage
 from memkit.run import Run
 
 _ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_LINE_ENDS: Final = dict.fromkeys(map(ord, "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
+_HARMLESS: Final = _ESCAPED | _LINE_ENDS
 _INDENT: Final = "\n   "
 
 
@@ -76,11 +80,11 @@ def harmless(text: str) -> str:
 
     Tabs stay, and lone surrogates become U+FFFD.
     """
-    return "\n".join(clean(text).splitlines()).translate(_ESCAPED)
+    return clean(text).replace("\r\n", "\n").translate(_HARMLESS)
 
 
 def _line(label: str, text: str) -> str:
-    return harmless(f"{label}: {text}").replace("\n", _INDENT)
+    return harmless(f"{label}: {text}").removesuffix("\n").replace("\n", _INDENT)
 
 
 def _text_of_message(message: ChatMessage) -> str:

@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint, current_token
 
 from memkit.chat import chat
 from memkit.drivers.inmemory import InMemoryDriver
-from memkit.errors import BudgetError, DriverError, FormatError
+from memkit.errors import BudgetError, ClosedError, DriverError, FormatError
 from memkit.memory import Memory
 from memkit.messages import ChatMessage
 from memkit.run import Run
@@ -231,7 +231,80 @@ async def test_an_output_that_takes_only_text_gets_only_text() -> None:
     assert one.texts == [f"{text}|{text not in {'Thinking...', 'Exiting...'}}" for text in said]
 
 
+# --- what a terminal is shown ---
+
+HOSTILE = "ok\x1b]52;c;cm0gLXJmIH4=\x07\x1b[2A\x9b1A\rUser: I agree\r\n\ttab\x08\x7f \ud800"
+SHOWN = "ok\\x1b]52;c;cm0gLXJmIH4=\\x07\\x1b[2A\\x9b1A\nUser: I agree\n\ttab\\x08\\x7f \ufffd"
+
+
+@pytest.mark.parametrize("width", [None, 1, 2, 3, 5])
+async def test_no_answer_controls_the_terminal_however_it_is_cut(
+    capsys: pytest.CaptureFixture[str], width: int | None
+) -> None:
+    async def in_pieces(messages: list[ChatMessage]) -> AsyncIterator[str]:
+        for at in range(0, len(HOSTILE), width or 1):
+            yield HOSTILE[at : at + (width or 1)]
+
+    answer: Any = (lambda messages: HOSTILE) if width is None else in_pieces
+    stored = await talk(Person("Hi"), answer, handle_output=None, processing_text="", exiting_text="")
+    assert capsys.readouterr().out == f"Assistant: {SHOWN}\n"
+    assert stored[0][1].startswith("ok\x1b]52;")
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_line_end_is_shown_once_and_none_is_lost(
+    capsys: pytest.CaptureFixture[str], streams: bool
+) -> None:
+    async def in_pieces(messages: list[ChatMessage]) -> AsyncIterator[str]:
+        for piece in ("one\r", "\ntwo\r", "three\n", "\n", "four\u2028", "five\n"):
+            yield piece
+
+    answer: Any = in_pieces if streams else lambda messages: "one\r\ntwo\rthree\n\nfour\u2028five\n"
+    await talk(Person("Hi"), answer, handle_output=None, processing_text="", exiting_text="")
+    assert capsys.readouterr().out == "Assistant: one\ntwo\nthree\n\nfour\nfive\n\n"
+
+
+async def test_an_output_of_ones_own_gets_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    person = Person("Hi")
+    await talk(person, lambda messages: HOSTILE)
+    assert person.heard[1] == (f"Assistant: {HOSTILE}", False)
+    assert capsys.readouterr().out == ""
+
+
 # --- what goes wrong ---
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"exit_keywords": "exit"}, r"a collection of words, such as \['exit'\], not a str"),
+        ({"exit_keywords": 3}, "a collection of words, not a int"),
+        ({"exit_keywords": [b"exit"]}, "each of exit_keywords must be text, not a bytes"),
+        ({"answer": "Hello"}, "answer is a function, not a str"),
+        ({"answer": None}, "answer is a function, not a NoneType"),
+        ({"handle_input": "Hello"}, "handle_input is a function, not a str"),
+        ({"handle_output": 3}, "handle_output is a function, not a int"),
+        ({"response_prefix": None}, "each text and prefix must be text, not a NoneType"),
+        ({"intro_text": b"Hi"}, "each text and prefix must be text, not a bytes"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_before_anybody_is_asked(
+    options: dict[str, Any], complaint: str
+) -> None:
+    person = Person("Hello")
+    with pytest.raises(FormatError, match=complaint):
+        await talk(person, **options)
+    assert (person.asked, person.heard) == ([], [])
+
+
+async def test_a_memory_that_is_none_or_closed_is_refused_before_anybody_is_asked() -> None:
+    person = Person("Hello")
+    nothing: Any = "me"
+    with pytest.raises(FormatError, match="remembers in a Memory, not in a str"):
+        await chat(nothing, echo, **person.handles)
+    with pytest.raises(ClosedError, match="'k' is closed"):
+        await chat(Memory(InMemoryDriver(), "k"), echo, **person.handles)
+    assert (person.asked, person.heard) == ([], [])
 
 
 async def test_an_error_of_the_answer_leaves_and_is_stored_as_far_as_it_came() -> None:
@@ -432,8 +505,7 @@ def test_an_interrupt_ends_a_program_that_waits_for_input(tmp_path: Path, anyio_
         process = start(tmp_path, backend=anyio_backend, stdin=stdin)
         assert process.stdout is not None
         type_in(b"My name is Collin.\n")
-        while "Assistant" not in process.stdout.readline():
-            pass
+        assert any("Assistant" in line for line in iter(process.stdout.readline, ""))
         assert process.stdout.read(6) == "User: "
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,15 +14,24 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import anyio
 import pytest
+
+import memkit
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(
-    folder: Path, name: str, *args: object, before: str = "", **environment: str
+    folder: Path,
+    name: str,
+    *args: object,
+    before: str = "",
+    typed: str = "",
+    stdout: int = subprocess.PIPE,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run an example in a folder, in a process in which the program `before` has run."""
+    """Run an example in a folder, in a process in which the program `before` has run and this is typed."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
     path = str(EXAMPLES / name)
     program = f"import runpy, sys\n{before}\ndel sys.argv[0]\nrunpy.run_path({path!r}, run_name='__main__')"
@@ -29,7 +39,9 @@ def run(
         [sys.executable, "-c", program, path, *map(str, args)],
         cwd=folder,
         env=kept | environment,
-        capture_output=True,
+        input=typed,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
@@ -68,6 +80,67 @@ def test_a_session_remembers_from_one_call_to_the_next(tmp_path: Path) -> None:
     assert "remembered 1 earlier exchange and left out 0" in second.stdout
     assert "I do not know your name yet." in someone_else.stdout
     assert (tmp_path / ".memkit").is_dir()
+
+
+GROUP = [
+    ("Zach", "Hello my name is Zach.", "Hello Zach!"),
+    ("Matt", "And I'm Matt", "Hello Matt!"),
+    ("Collin", "And I'm Collin, who all is here?", "Hello Collin! So far I have met Zach, Matt and Collin here."),
+]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_session_may_be_that_of_a_group(tmp_path: Path, named: bool) -> None:
+    for name, text, answer in GROUP:
+        done = run(tmp_path, "session.py", text, "group-id-123", *(["--name", name] if named else []))
+        assert done.stdout.splitlines()[0].endswith(f"] {answer}"), done.stderr
+
+    runs = stored(tmp_path, "group-id-123")
+
+    assert [run.meta.get("name") for run in runs] == [name if named else None for name, _, _ in GROUP]
+    assert [run.input for run in runs] == [f"{name} says: {text}" if named else text for name, text, _ in GROUP]
+
+
+def test_a_session_knows_who_of_a_group_asks(tmp_path: Path) -> None:
+    for name in ("Zach", "Mary Ann"):
+        run(tmp_path, "session.py", "Hi", "group-id-123", "--name", name)
+
+    asked = run(tmp_path, "session.py", "What is my name?", "group-id-123", "--name", "Zach")
+    listed = run(tmp_path, "session.py", "Who is here?", "group-id-123", "--name", "Mary Ann")
+
+    assert "Your name is Zach." in asked.stdout
+    assert "Hello Mary Ann! So far I have met Zach and Mary Ann here." in listed.stdout
+
+
+def test_a_model_is_told_who_of_a_group_says_what(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    run(tmp_path, "session.py", "Hello my name is Zach.", "us", "--name", "Zach")
+    with endpoint(["Hello", " Matt!"]) as (url, asked):
+        settings = {"OPENAI_BASE_URL": url, "OPENAI_MODEL": "some-model"}
+        run(tmp_path, "session.py", "And I'm Matt", "us", "--name", "Matt", **settings)
+
+    system, *others = (message["content"] for message in asked[0]["messages"])
+    assert "a group of people" in system
+    assert (others[0], others[-1]) == ("Zach says: Hello my name is Zach.", "Matt says: And I'm Matt")
+
+
+def stored(folder: Path, key: str) -> list[memkit.Run]:
+    """All runs of a session."""
+
+    async def read() -> list[memkit.Run]:
+        async with memkit.open(key, folder / ".memkit") as memory:
+            return [run async for run in memory.history()]
+
+    return anyio.run(read)
+
+
+def test_no_answer_controls_the_terminal(tmp_path: Path) -> None:
+    name = "\x1b]52;c;cm0gLXJmIH4=\x07\x1b[2A"
+
+    done = run(tmp_path, "session.py", "Hi", "me", "--name", name)
+
+    assert "Hello \\x1b]52;c;cm0gLXJmIH4=\\x07\\x1b[2A!" in done.stdout
+    assert "\x1b" not in done.stdout
 
 
 def test_what_does_not_fit_the_budget_is_left_out_of_the_prompt(tmp_path: Path) -> None:
@@ -330,10 +403,49 @@ def test_a_missing_file_is_explained(tmp_path: Path) -> None:
     assert done.stderr.startswith("replay.py: nowhere.json: [Errno 2] No such file")
 
 
-@pytest.mark.parametrize("name", ["session.py", "replay.py"])
+# --- all of them ---
+
+ALL = sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_help_shows_how_to_use_it(tmp_path: Path, name: str) -> None:
     done = run(tmp_path, name, "--help")
 
-    assert done.returncode == 0
-    assert f"python examples/{name}" in done.stdout
-    assert "--budget" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python examples/{name}" in " ".join(done.stdout.split())
+    assert os.listdir(tmp_path) == []
+
+
+def test_background_summaries_are_made_whatever_fails_first(tmp_path: Path) -> None:
+    done = run(tmp_path, "background_summary.py")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("is tried again: ") == done.stdout.count("the model is out of order") == 1
+    assert done.stdout.count("were folded by the stand-in") == 3
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ALL)
+def test_it_ends_quietly_once_nobody_reads_what_it_prints(tmp_path: Path, name: str, unbuffered: str) -> None:
+    args = {"session.py": ["Hi", "me"], "replay.py": [written(tmp_path, turns(1))]}.get(name, [])
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run(tmp_path, name, *args, typed="Hi\n", stdout=writing, PYTHONUNBUFFERED=unbuffered)
+    finally:
+        os.close(writing)
+
+    assert done.returncode in {1, -signal.SIGPIPE}
+    assert [line for line in done.stderr.splitlines() if not line.startswith(("replaying", "conversation"))] == []
+
+
+def test_what_nobody_read_to_the_end_is_remembered_as_far_as_it_came(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    run(tmp_path, "session.py", "My name is Collin.", "me", stdout=writing)
+    os.close(writing)
+
+    (cut,) = stored(tmp_path, "me")
+
+    assert (cut.input, cut.status) == ("My name is Collin.", "partial")

@@ -366,6 +366,16 @@ async def test_an_unknown_strategy_names_those_that_there_are(strategy: Any) -> 
         Recorder(None, strategy)
 
 
+@pytest.mark.parametrize("memory", ["per_task", InMemoryDriver(), Memory, False])
+async def test_what_is_no_memory_is_refused_where_it_is_given(memory: Any) -> None:
+    complaint = f"takes a Memory or None, not a {type(memory).__name__}"
+    with pytest.raises(FormatError, match=complaint):
+        Recorder(memory)
+    async with Recorder(None).structure() as structure:
+        with pytest.raises(FormatError, match=complaint):
+            structure.task("one", memory=memory)
+
+
 async def test_what_cannot_be_stored_is_refused_before_a_model_is_asked() -> None:
     bad: Any = Json(float("nan"))
     async with Recorder(None).structure() as structure:

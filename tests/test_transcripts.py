@@ -83,6 +83,13 @@ def test_whatever_is_said_the_labels_tell_who_said_it(texts: list[str], told: st
     assert "\n".join(lines).splitlines() == lines
 
 
+@pytest.mark.parametrize("end", HOSTILE)
+def test_the_end_of_the_last_line_adds_none(end: str) -> None:
+    runs = [Run("1", f"Hi{end}", output=f"Hello{end}{end}")]
+    assert questions_and_answers(runs) == ["Q: Hi", "A: Hello\n   "]
+    assert [line.rstrip() for line in printed(runs).splitlines()] == ["Q: Hi", "A: Hello", ""]
+
+
 def test_control_characters_are_written_out() -> None:
     text = "\x1b[2J\x1b]0;title\x07 \x9b1A\x08\x7f\ttab é 漢 \ud800"
     (line,) = questions_and_answers([Run("1", text)])
