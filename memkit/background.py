@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from random import random
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -182,6 +181,8 @@ class Background:
             failures += 1
             if failures == self._tries:
                 break
+            from random import random  # noqa: PLC0415 - a millisecond that a program without failures need not pay
+
             # Half of a pause is left to chance: what failed together is not to come back together.
             doubled = self._backoff * 2.0 ** min(failures - 1, 64)
             pause = min(_LONGEST_PAUSE, doubled) * (1 + random()) / 2  # noqa: S311

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict, cast, get_args
+
+import msgspec
 
 from memkit.background import Background
 from memkit.codec import Codec, JsonCodec
@@ -30,8 +31,7 @@ class Options(TypedDict, total=False):
     background: Background | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Options as a handle uses them: with what was left out filled in, and checked.
 
     What would fail after something was stored is refused when the handle is made.

@@ -148,7 +148,7 @@ async def test_pauses_double_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
         pauses.append(seconds)
         return anyio.move_on_after(0)
 
-    monkeypatch.setattr(background_module, "random", lambda: 1.0)
+    monkeypatch.setattr("random.random", lambda: 1.0)
     monkeypatch.setattr(background_module, "move_on_after", no_pause)
     work = Work(failures=1_100, is_open=True)
     async with Background(tries=1_100, backoff=1.0) as background:
@@ -160,7 +160,7 @@ async def test_pauses_double_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_half_of_a_pause_is_left_to_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(background_module, "random", lambda: 0.0)
+    monkeypatch.setattr("random.random", lambda: 0.0)
     monkeypatch.setattr(
         background_module, "move_on_after", lambda seconds: (pauses.append(seconds), anyio.move_on_after(0))[1]
     )
