@@ -25,7 +25,7 @@ from memkit.driver import Appended, Expire, ListKeys, Log, Record, Redact, Trim,
 from memkit.drivers.griptape_cloud import GriptapeCloudDriver, connect
 from memkit.errors import ConflictError, DriverError, FormatError, UnsupportedError
 from memkit.testing import Check, driver_checks
-from tests.griptape_cloud import KEY, GriptapeCloud, serve
+from tests.griptape_cloud import KEY, GriptapeCloud, Request, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -201,6 +201,40 @@ async def test_a_service_that_ignores_the_page_is_found_out(
     with pytest.raises(DriverError, match="only 3 of 5"):
         await driver.load("key")
     assert len(cloud.requests) < 20  # it is asked a few times, since others may be deleting
+
+
+class Endless(GriptapeCloud):
+    """A service with a new item and one more page on every page; `totals` as it says on each."""
+
+    def __init__(self, totals: Callable[[int], int]) -> None:
+        super().__init__()
+        self.totals = totals
+
+    def _page(self, name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+        number = int(request.query.get("page", 1))
+        item = {"message_id": f"m{number}", "index": number, "input": "", "output": "", "metadata": {}}
+        total = self.totals(number)
+        pagination = {"total_count": total, "total_pages": total, "next_page": number + 1}
+        return {name: items if name == "threads" else [item], "pagination": pagination}
+
+
+async def test_no_page_is_read_beyond_the_last_though_it_names_a_next_one() -> None:
+    with serve(Endless(lambda _: 1)) as cloud:
+        cloud.add_thread("key")
+        async with connect(api_key=KEY, base_url=cloud.url) as driver:
+            log = await driver.load("key")
+        assert len(log.bodies) == 1
+        assert len(cloud.requests) < 5
+
+
+async def test_pages_without_end_are_an_error() -> None:
+    with serve(Endless(lambda number: number + 1)) as cloud:
+        thread_id = cloud.add_thread("key")
+        async with connect(api_key=KEY, base_url=cloud.url, thread_id=thread_id) as driver:
+            with pytest.raises(DriverError, match="has no end") as caught:
+                await driver.load(thread_id)
+        assert not caught.value.retryable
+        assert len(cloud.requests) < 200
 
 
 async def between_pages(

@@ -322,7 +322,7 @@ def test_what_griptape_has_no_words_for_is_text_to_it_and_itself_to_memkit(conte
 
 def test_changed_text_keeps_the_artifact_it_was_in() -> None:
     found = only(memory(run({"type": "InfoArtifact", "id": "i", "name": "n", "value": "old"})))
-    stored = json.loads(dump([found.replace(output="new")]))["runs"][0]
+    stored = json.loads(dump([msgspec.structs.replace(found, output="new")]))["runs"][0]
     assert stored["output"] == {"type": "InfoArtifact", "id": "i", "name": "n", "value": "new"}
     assert "old" not in json.dumps(stored)
 
@@ -584,7 +584,6 @@ def test_a_memkit_key_that_is_not_ours_stays(theirs: Any) -> None:
         ('{"runs": null}', "NoneType"),
         ('{"error": "gone"}', "error"),
         ("[" * 100_000, "JSON"),
-        ('{"runs": [' + "1" * 5_000 + "]}", "JSON"),
     ],
 )
 def test_what_is_no_memory_is_an_error_that_says_so(stored: str | bytes, said: str) -> None:
@@ -679,3 +678,68 @@ def test_reading_raises_nothing_else(stored: dict[str, Any], at: int, put: bytes
         return
     for item in found.runs:
         check_entry(item)
+
+
+# --- what is damaged, and what is removed ---
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(b"9" * 5_000, "an integer of 5,000 digits"), (b'"a\xffb"', "not UTF-8"), (b'{"\xff": -1}', "not UTF-8")],
+)
+@pytest.mark.parametrize("place", ["the meta of a run", "a run", "the input of a run", "the metadata"])
+def test_a_value_that_cannot_be_read_costs_no_run(place: str, value: bytes, said: str) -> None:
+    odd = {
+        "a run": value,
+        "the meta of a run": b'{"id": "b", "input": "x", "output": "y", "meta": {"n": %b}}' % value,
+        "the input of a run": b'{"id": "b", "input": {"type": "JsonArtifact", "value": %b}, "output": "y"}'
+        % value,
+    }.get(place, b'{"id": "b", "input": "x", "output": "y"}')
+    metadata = value if place == "the metadata" else b"1"
+    stored = b'{"runs": [{"id": "a", "input": "x", "output": "y"}, %b], "metadata": {"k": %b}}' % (odd, metadata)
+    found = read(stored)
+    assert len(found.runs) == 2
+    assert found.runs[0] == Run("a", "x", output="y")
+    (problem,) = (problem for problem in found.problems if said in problem)
+    assert problem.startswith("metadata: " if place == "the metadata" else "run 1: ")
+    assert again(found).runs == found.runs
+
+
+def test_bytes_that_are_not_utf8_can_be_had_back() -> None:
+    (found,) = read(b'{"runs": [{"id": "a", "input": "x", "output": "caf\xe9"}]}').runs
+    assert isinstance(found.output, str)
+    assert found.output.encode("utf-8", "surrogateescape") == b"caf\xe9"
+
+
+def test_text_that_is_damaged_elsewhere_is_not_reported() -> None:
+    stored = '{"runs": [{"id": "a", "input": "\\udcff", "output": "%s"}]}' % ("9" * 5_000)
+    assert read(stored).problems == ()
+
+
+SECRET = "the code is 4711"
+KEPT_WHOLE = {
+    "on top": {"summary": SECRET, "summary_index": 1, "metadata": {"big": 2**70}},
+    "in the metadata": {"metadata": {"big": 2**70, "summary": SECRET, "summary_index": 1}},
+    "beside metadata that are none": {"meta": {"summary": SECRET, "summary_index": 1}, "metadata": 5},
+    "twice": {"summary": SECRET, "summary_index": 1, "metadata": {"summary": SECRET, "summary_index": 1}},
+    "two of them": {"summary": "other", "summary_index": 1, "metadata": {"summary": SECRET, "summary_index": 1}},
+}
+
+
+@pytest.mark.parametrize("memory", KEPT_WHOLE.values(), ids=list(KEPT_WHOLE))
+def test_the_text_of_a_summary_is_kept_in_one_place_only(memory: dict[str, Any]) -> None:
+    found = read(json.dumps({"runs": [run()], **memory}))
+    assert found.head.summary is not None
+    assert found.head.summary.upto == 1
+    without = msgspec.structs.replace(found.head, summary=None)
+    assert SECRET not in repr(without)
+    assert SECRET not in dump(found.runs, without)
+
+
+@pytest.mark.parametrize("memory", KEPT_WHOLE.values(), ids=list(KEPT_WHOLE))
+def test_a_summary_beside_what_is_kept_whole_is_written_again(memory: dict[str, Any]) -> None:
+    found = read(json.dumps({"runs": [run()], **memory}))
+    assert found.head.summary is not None
+    metadata = json.loads(dump(found.runs, found.head))["metadata"]
+    assert (metadata["summary"], metadata["summary_index"]) == (found.head.summary.content, 1)
+    assert again(found).head == found.head

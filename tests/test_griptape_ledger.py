@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from anyio import CancelScope
 
 from memkit.adapters.griptape.ledger import Known, Ledger
 from memkit.codec import JsonCodec
 from memkit.content import Text, text_of
 from memkit.conversation import Head
-from memkit.driver import Driver
+from memkit.driver import Appended, Driver, Record
 from memkit.drivers.file import FileDriver
 from memkit.drivers.inmemory import InMemoryDriver
 from memkit.errors import ConflictError, DriverError, FormatError
 from memkit.memory import Memory
 from memkit.run import Amend, Retract, Run
-from memkit.testing import FlakyDriver
+from memkit.testing import CountingDriver, FlakyDriver
 from memkit.testing.faults import Fault
 from tests.memories import Spy, ids, run, store, stored, summarize
 
@@ -37,15 +38,14 @@ class Program:
         self.known = Known()
 
     async def load(self) -> Program:
-        self.runs, self.metadata = await self.ledger.load()
-        self.known = Known(frozenset(ids(self.runs)), dict(self.metadata))
+        self.runs, self.known = await self.ledger.load()
+        self.metadata = dict(self.known.metadata)
         return self
 
     async def store(self, *changed: Run) -> None:
         written = {r.id: r for r in (*changed, *(r for r in self.runs if r.id not in self.known.ids))}
         given = ids(self.runs)
-        await self.ledger.store(given, written, self.metadata, self.known)
-        self.known = Known(frozenset(given), dict(self.metadata))
+        self.known = await self.ledger.store(given, written, dict(self.metadata), self.known)
 
     async def add(self, *runs: Run, keep: int = 0) -> None:
         self.runs += runs
@@ -194,6 +194,153 @@ async def test_a_summary_goes_with_a_run_that_is_taken_back(driver: Driver) -> N
     await one.store()
     assert (await head_of(driver)).summary is not None
     del one.runs[1]
+    await one.store()
+    assert await head_of(driver) == Head()
+
+
+# --- summaries that a program gives ---
+
+
+def summarized(one: Program, text: str, index: int) -> Program:
+    one.metadata = {"summary": text, "summary_index": index}
+    return one
+
+
+@pytest.mark.parametrize("erase", [False, True])
+@pytest.mark.parametrize("is_older", [False, True])
+async def test_a_summary_of_a_run_that_was_taken_back_is_not_stored(
+    erase: bool, is_older: bool, driver: Driver
+) -> None:
+    one = await program(driver)
+    await one.add(run(1, "the code is 4711"), run(2), run(3))
+    if is_older:
+        await summarized(one, "an older summary: 4711", 1).store()
+    async with Memory(driver, "k") as memory:
+        await memory.retract("r1", erase=erase)
+    await summarized(one, "the code is 4711", 2).add(run(4))
+    await one.add(run(5))
+    assert await head_of(driver) == Head()
+    assert (await program(driver)).metadata == {}
+
+
+async def test_a_summary_that_only_metadata_bring_is_checked_too(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1, "the code is 4711"), run(2))
+    async with Memory(driver, "k") as memory:
+        await memory.retract("r1")
+    await summarized(one, "the code is 4711", 1).store()
+    assert await head_of(driver) == Head()
+
+
+async def test_a_summary_of_a_run_that_was_amended_by_others_is_not_stored(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1, "the code is 4711"), run(2), run(3))
+    async with Memory(driver, "k") as memory:
+        await memory.amend(run(1, "no"))
+    await one.add(run(4))  # which reads past the amendment, and shows it to nobody
+    await summarized(one, "the code is 4711", 2).add(run(5))
+    assert await head_of(driver) == Head()
+
+
+async def test_a_summary_without_an_index_tells_of_all_runs(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1, "the code is 4711"), run(2))
+    async with Memory(driver, "k") as memory:
+        await memory.retract("r1")
+    one.metadata = {"summary": "the code is 4711"}
+    await one.store()
+    assert await head_of(driver) == Head()
+
+
+async def test_a_refused_summary_takes_the_place_of_the_one_before(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1), run(2), run(3))
+    await summarized(one, "r1", 1).store()
+    async with Memory(driver, "k") as memory:
+        await memory.retract("r2")
+    assert (await head_of(driver)).summary is not None
+    await summarized(one, "r1 and r2", 2).store()
+    assert await head_of(driver) == Head()
+
+
+async def test_changes_by_the_program_itself_leave_its_next_summary(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1), run(2), run(3))
+    await store(driver, "k", [run(11)])
+    await one.store(run(1, "edited"))
+    del one.runs[1]
+    await summarized(one, "r1 as edited, and r3", 2).add(run(4))
+    after = await program(driver)
+    assert after.metadata == {"summary": "r1 as edited, and r3", "summary_index": 2}
+
+
+async def test_after_loading_again_a_program_may_summarize_what_others_have_changed(driver: Driver) -> None:
+    one = await program(driver)
+    await one.add(run(1), run(2))
+    async with Memory(driver, "k") as memory:
+        await memory.amend(run(1, "no"))
+    await one.load()
+    await summarized(one, "r1, amended", 1).add(run(3))
+    assert (await program(driver)).metadata == {"summary": "r1, amended", "summary_index": 1}
+
+
+class Meanwhile(CountingDriver):
+    """Lets something happen just before a head is stored, or just after entries are, once."""
+
+    def __init__(self, inner: Driver, /) -> None:
+        super().__init__(inner)
+        self.before_commit: Callable[[], Awaitable[object]] | None = None
+        self.after_append: Callable[[], object] | None = None
+
+    async def commit(self, key: str, head: bytes, /, *, revision: str) -> str:
+        act, self.before_commit = self.before_commit, None
+        if act is not None:
+            await act()
+        return await super().commit(key, head, revision=revision)
+
+    async def append(self, key: str, records: Sequence[Record], /, **more: Any) -> Appended:
+        appended = await super().append(key, records, **more)
+        if self.after_append is not None:
+            self.after_append()
+        return appended
+
+
+async def test_a_run_that_is_taken_back_while_its_summary_is_stored_takes_that_along(driver: Driver) -> None:
+    async def retract() -> None:
+        async with Memory(driver, "k") as memory:
+            await memory.retract("r1")
+
+    meanwhile = Meanwhile(driver)
+    one = await program(meanwhile)
+    await one.add(run(1, "the code is 4711"), run(2))
+    meanwhile.before_commit = retract
+    await summarized(one, "the code is 4711", 1).store()
+    assert await head_of(driver) == Head()
+
+
+@pytest.mark.parametrize("what", ["amendment", "retraction"])
+async def test_no_text_stays_in_a_summary_when_a_change_is_cancelled(what: str, driver: Driver) -> None:
+    await store(driver, "k", [run(1), run(2), run(3)])
+    await summarize(driver, "k", upto=2, seen=3)
+    interrupted = Meanwhile(driver)
+    one = await program(interrupted)
+    if what == "retraction":
+        del one.runs[1]
+    with CancelScope() as scope:
+        interrupted.after_append = scope.cancel
+        await one.store(*([run(1, "no")] if what == "amendment" else []))
+    assert scope.cancelled_caught
+    assert isinstance((await stored(driver, "k"))[-1], Amend if what == "amendment" else Retract)
+    assert (await head_of(driver)).summary is None
+
+
+async def test_no_text_stays_in_a_summary_when_a_change_failed_and_is_repeated(driver: Driver) -> None:
+    await store(driver, "k", [run(1), run(2), run(3)])
+    await summarize(driver, "k", upto=2, seen=3)
+    one = await program(FlakyDriver(driver, ["before"], calls=["commit"]))
+    del one.runs[1]
+    with pytest.raises(DriverError):
+        await one.store()
     await one.store()
     assert await head_of(driver) == Head()
 

@@ -137,6 +137,55 @@ async def test_a_thread_that_is_not_there_or_not_of_griptape_is_refused() -> Non
         await read_thread(driver, "k")
 
 
+def fill_with_odd_messages(cloud: GriptapeCloud) -> None:
+    """Put messages into a thread as nobody should, each with what can be read of it."""
+    later = json.dumps({"type": "FutureArtifact", "value": {"a": 1}})
+    thread = cloud.add_thread("k")
+    for n, output in enumerate(
+        ["there", later, "the same run again", "null", "a number", "an object", "none", "m"]
+    ):
+        cloud.add_message(thread, input=f"q{n}", output=output, metadata={"run_id": f"r{n % 8 if n != 2 else 0}"})
+    messages = cloud.messages[thread]
+    messages[3]["output"] = None
+    messages[4]["output"] = 2**70
+    messages[5]["output"] = {"type": "TextArtifact", "value": "as an object"}
+    del messages[6]["output"]
+    messages[7]["metadata"] = "text"
+
+
+async def test_odd_messages_of_a_thread_are_reported_and_cost_no_other(cloud: GriptapeCloud) -> None:
+    fill_with_odd_messages(cloud)
+    async with connect(api_key=KEY, base_url=cloud.url) as driver:
+        thread = await read_thread(driver, "k")
+        assert await read_thread(driver, "k") == thread
+    assert [run.input for run in thread.runs] == [f"q{n}" for n in range(8)]
+    outputs = [run.output for run in thread.runs]
+    assert outputs[:6] == ["there", '{"a": 1}', "the same run again", "", str(2**70), "as an object"]
+    assert [problem.partition(":")[0] for problem in thread.problems] == [f"run {n}" for n in (1, 3, 4, 6, 7)]
+    copy = InMemoryDriver()
+    await store(thread, copy, "k")
+    assert await stored(copy, "k") == list(thread.runs)
+
+
+async def test_of_two_messages_of_one_run_the_later_one_gets_another_id(cloud: GriptapeCloud) -> None:
+    fill_with_odd_messages(cloud)
+    async with connect(api_key=KEY, base_url=cloud.url) as driver:
+        thread = await read_thread(driver, "k")
+    first, again = thread.runs[0], thread.runs[2]
+    assert first.id == "r0"
+    assert again.id not in {"r0", ""}
+    assert len(set(ids(thread.runs))) == 8
+
+
+async def test_a_handle_opens_a_thread_of_odd_messages(cloud: GriptapeCloud) -> None:
+    fill_with_odd_messages(cloud)
+    async with connect(api_key=KEY, base_url=cloud.url) as driver:
+        async with Memory(driver, "k", codec=GriptapeCodec()) as memory:
+            await memory.add("q8", "a8")
+        async with Memory(driver, "k", codec=GriptapeCodec()) as memory:
+            assert [run.input for run in memory.view().runs] == [f"q{n}" for n in range(9)]
+
+
 # --- into a driver of memkit ---
 
 

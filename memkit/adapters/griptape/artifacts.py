@@ -20,12 +20,10 @@ from memkit.adapters.griptape.schema import (
     is_array,
     is_loadable_artifact,
     is_object,
+    is_storable,
     value_of_text,
 )
-from memkit.checks import check_content
-from memkit.content import EMPTY, Content, Opaque, Part, Text
-from memkit.errors import FormatError
-from memkit.rawjson import to_json
+from memkit.content import EMPTY, Content, Json, Opaque, Part, Text
 
 Shell: TypeAlias = dict[str, Any] | str
 Report: TypeAlias = Callable[[str], None]
@@ -36,6 +34,7 @@ SHELL: Final = "griptape"
 # How deep the shell of an artifact lies in a stored run.
 _DEPTH: Final = 4
 _LIST: Final = "ListArtifact"
+_PLAIN: Final = {"type", "value"}
 
 
 def no_report(_: str) -> None:
@@ -50,11 +49,17 @@ def content_of(artifact: Any, report: Report = no_report) -> tuple[Content, Shel
     """
     if isinstance(artifact, str):
         return artifact, {}
+    if is_object(artifact) and _is_plain_text(artifact):
+        return artifact["value"], {}
     found = _read(artifact, report)
     if found is not None and _is_storable(*found):
         return found
     report(f"{_name_of(artifact)} is kept as it is, its value as text")
     return _opaque(artifact)
+
+
+def _is_plain_text(artifact: Artifact) -> bool:
+    return artifact.keys() == _PLAIN and artifact["type"] == "TextArtifact" and isinstance(artifact["value"], str)
 
 
 def artifact_of(content: Content, shell: Shell) -> Artifact:
@@ -90,12 +95,10 @@ def _opaque(artifact: Any) -> tuple[Content, Shell]:
 
 
 def _is_storable(content: Content, shell: Shell) -> bool:
-    try:
-        check_content(content, "content", _DEPTH)
-        to_json(shell, "shell", _DEPTH)
-    except FormatError:
-        return False
-    return True
+    parts = () if isinstance(content, str) else content
+    values = [shell, *(part.value for part in parts if isinstance(part, Json))]
+    shells = [_shell_of(part) for part in parts]
+    return all(is_storable(value, _DEPTH) for value in values) and is_storable(shells, _DEPTH)
 
 
 def _name_of(artifact: Any) -> str:

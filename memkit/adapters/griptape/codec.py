@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
 
-from memkit.adapters.griptape.artifacts import no_report
+from memkit.adapters.griptape.artifacts import Report, no_report
 from memkit.adapters.griptape.payload import head_of, metadata_of
 from memkit.adapters.griptape.runs import StoredRun, run_of, stored_of, without
 from memkit.adapters.griptape.schema import is_object, value_of_text
@@ -36,7 +37,7 @@ class GriptapeCodec:
                 f"a thread holds whole runs: the {type(entry).__name__} {entry.id!r} cannot be kept in one; "
                 "store runs when they are complete, and change none, or use another driver"
             )
-        stored = stored_of(entry, lambda item: _decode(_write(_message(item, entry.id))))
+        stored = stored_of(entry, lambda item: read_message(_write(_message(item, entry.id))))
         return _checked(_write(_message(stored, entry.id)), repr(entry.id))
 
     def decode(self, body: bytes, /) -> Run:
@@ -45,7 +46,7 @@ class GriptapeCodec:
         Raises:
             FormatError: not a JSON object.
         """
-        return _decode(body)
+        return read_message(body)
 
     def encode_head(self, head: Head, /) -> bytes:
         """Return a head as the metadata of a thread.
@@ -75,7 +76,12 @@ def _message(stored: StoredRun, run_id: str) -> dict[str, Any]:
     }
 
 
-def _decode(body: bytes) -> Run:
+def read_message(body: bytes, taken: Container[str] = (), report: Report = no_report) -> Run:
+    """Return the run of a message, with an id that is not among those taken, and report what is odd about it.
+
+    Raises:
+        FormatError: not a JSON object.
+    """
     message = _object(body)
     meta, run_id = message.get("metadata"), message.get("message_id")
     if is_object(meta):
@@ -84,11 +90,12 @@ def _decode(body: bytes) -> Run:
         meta = without(meta, "run_id") or None
     stored = {side: _artifact(message[side]) for side in ("input", "output") if side in message}
     try:
-        run = run_of({**stored, "id": run_id, "meta": meta}, 0, (), no_report)
+        run = run_of({**stored, "id": run_id, "meta": meta}, 0, taken, report)
     except RecursionError as error:
         raise FormatError("a message is nested too deep to be read") from error
     # What lies in the metadata may not give a run another id than its message has.
-    return msgspec.structs.replace(run, id=run_id) if isinstance(run_id, str) and run_id else run
+    is_own = isinstance(run_id, str) and run_id and run_id not in taken
+    return msgspec.structs.replace(run, id=run_id) if is_own else run
 
 
 def _artifact(value: Any) -> Any:

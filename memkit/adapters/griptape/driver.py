@@ -21,7 +21,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack
 from copy import deepcopy
@@ -105,13 +105,11 @@ class _Notes:
         if runs is self.last[0]:
             found[id(self.last[1])] = self.last[1]
         ids = frozenset[str]().union(*(known.ids for known in found.values()))
-        return Known(ids, [Known(), *found.values()][-1].metadata)
+        seen = min((known.seen for known in found.values()), default=0)
+        return Known(ids, [Known(), *found.values()][-1].metadata, seen)
 
-    def take(
-        self, runs: list[GriptapeRun], stored: Sequence[tuple[GriptapeRun, _Seen]], metadata: Mapping[str, Any]
-    ) -> None:
-        """Note that the memory of `runs` has these that are stored, and this metadata."""
-        known = Known(frozenset(run.id for run, _ in stored), metadata)
+    def take(self, runs: list[GriptapeRun], stored: Sequence[tuple[GriptapeRun, _Seen]], known: Known) -> None:
+        """Note that the memory of `runs` has these that are stored, and knows this."""
         for run, seen in stored:
             self._notes[id(run)] = _Note(weakref.ref(run, self._forget(id(run))), seen, known)
         self.last = runs, known
@@ -158,17 +156,16 @@ class MemkitConversationMemoryDriver(BaseConversationMemoryDriver):
             ids, given = [run.id for run, _ in stored], to_json(metadata, "metadata")
             ledger, known = self._open(), self._notes.known(runs)
             self._notes.last = runs, known  # should this fail, the list is still that of this memory
-            _call(lambda: ledger.store(ids, written, given, known))
-            self._notes.take(runs, stored, given)
+            self._notes.take(runs, stored, _call(lambda: ledger.store(ids, written, given, known)))
             self._times.clear()
 
     def load(self) -> tuple[list[GriptapeRun], dict[str, Any]]:
         """Return all runs as they are now, whoever stored them, and the metadata."""
         with self._lock:
-            stored, metadata = _call(self._open().load)
+            stored, known = _call(self._open().load)
             runs = [_griptape_run(run) for run in stored]
-            self._notes.take(runs, [(run, _Seen.of(run)) for run in runs], metadata)
-            return runs, deepcopy(metadata)
+            self._notes.take(runs, [(run, _Seen.of(run)) for run in runs], known)
+            return runs, deepcopy(dict(known.metadata))
 
     def close(self) -> None:
         """Close what was opened here. The next `load` or `store` opens it again."""
@@ -199,7 +196,7 @@ class MemkitConversationMemoryDriver(BaseConversationMemoryDriver):
             driver = self.driver
             if callable(driver):
                 driver = self._opened.enter_context(portal.wrap_async_context_manager(driver()))
-            self._ledger = Ledger(driver, self.key)
+            self._ledger = portal.call(Ledger, driver, self.key)  # on its event loop
         return self._ledger
 
 

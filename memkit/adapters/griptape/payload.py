@@ -24,6 +24,7 @@ from memkit.adapters.griptape.patch import (
 )
 from memkit.adapters.griptape.runs import run_of, stored_of, without
 from memkit.adapters.griptape.schema import is_array, is_object, value_of_text
+from memkit.adapters.griptape.text import StoredText
 from memkit.content import EMPTY, text_of
 from memkit.conversation import Head, Summary
 from memkit.errors import FormatError
@@ -56,21 +57,23 @@ def read(stored: str | bytes) -> Imported:
         FormatError: not JSON, or not a memory.
     """
     try:
-        return _imported(_memory(stored))
+        text = StoredText(stored)
+        return _imported(_memory(text), text)
     except RecursionError as error:
         raise FormatError(f"the stored memory is nested too deep to be read{_UNCHANGED}") from error
 
 
-def _imported(memory: Metadata) -> Imported:
+def _imported(memory: Metadata, text: StoredText) -> Imported:
     problems: list[str] = []
     runs: list[Run] = []
     taken: set[str] = set()
     for index, item in enumerate(memory.pop("runs", [])):
-        found: list[str] = []
+        found = list(text.problems_in(item))
         run = run_of(item, index, taken, found.append)
         problems += [f"run {index}: {what}" for what in found]
         taken.add(run.id)
         runs.append(run)
+    problems += [f"metadata: {what}" for what in text.problems_in(memory)]
     head = head_of(memory, [run.id for run in runs], problems.append)
     shell = as_shell(head.extra.get(SHELL))
     limits = (memory if isinstance(shell, str) else shell, head.meta)
@@ -115,7 +118,7 @@ def head_of(memory: Metadata, ids: Sequence[str] | None, report: Report) -> Head
     for part in (memory[name] for name in _METADATA if memory.get(name) is not None):
         if not is_object(part):
             report(f"metadata: it is a {type(part).__name__}, no object, and kept beside it")
-            return _whole_head(memory, {}, ids, report)
+            return _whole_head(memory, ids, report)
         metadata.update(part)
     if KEY not in metadata:
         return _plain(metadata, more, ids, report)
@@ -155,17 +158,15 @@ def _as_it_was(shell: Shell, own: Metadata) -> Iterator[Metadata]:
     if isinstance(shell, str):
         whole = value_of_text(shell)
         if is_object(whole) and is_object(was := whole.get("metadata")):
-            yield was
+            yield was | {name: own[name] for name in _SUMMARY if name in own}
     elif is_array(order := shell.get("metadata")):
         names = [name for name in order if isinstance(name, str) and name in own]
         yield {name: own[name] for name in names} | own
 
 
 def _plain(metadata: Metadata, more: Metadata, ids: Sequence[str] | None, report: Report) -> Head:
-    summary = None
     rest, shell = dict(metadata), dict(more)
-    for source in (shell, rest):
-        summary = summary or _summary(source, ids, report)
+    summary = _take_summary((shell, rest), ids, report)
     if shell.get("summary_index") == 0:
         del shell["summary_index"]
     if shell.get("type") == "ConversationMemory":
@@ -177,17 +178,28 @@ def _plain(metadata: Metadata, more: Metadata, ids: Sequence[str] | None, report
         meta = to_json(rest, "metadata") if rest else EMPTY
     except FormatError as error:
         report(f"metadata: it is kept as it is: {error}")
-        return _whole_head({**more, "metadata": metadata}, metadata, ids, report)
+        return _whole_head({**more, "metadata": metadata}, ids, report)
     return Head(summary=summary, meta=meta, extra={SHELL: shell} if shell else EMPTY)
 
 
-def _whole_head(memory: Metadata, metadata: Metadata, ids: Sequence[str] | None, report: Report) -> Head:
-    summary = _summary(dict(memory), ids, report) or _summary(dict(metadata), ids, report)
-    return Head(summary=summary, extra={SHELL: json.dumps(memory)})
+def _whole_head(memory: Metadata, ids: Sequence[str] | None, report: Report) -> Head:
+    """Return a head that keeps a memory as text; without its summary, which removals must reach."""
+    inner = {name: dict(part) for name in _METADATA if is_object(part := memory.get(name))}
+    whole = {**memory, **inner}
+    summary = _take_summary((whole, *inner.values()), ids, report)
+    return Head(summary=summary, extra={SHELL: json.dumps(whole)})
+
+
+def _take_summary(sources: Iterable[Metadata], ids: Sequence[str] | None, report: Report) -> Summary | None:
+    """Take the summaries out of all places where one may be, and return the first."""
+    found = [summary for source in sources if (summary := _summary(source, ids, report)) is not None]
+    if any(summary.content != found[0].content for summary in found):
+        report("metadata: there are several summaries, of which the first is taken")
+    return found[0] if found else None
 
 
 def _summary(source: Metadata, ids: Sequence[str] | None, report: Report) -> Summary | None:
-    """Take a summary out of where it may be."""
+    """Take a summary out of a place where it may be."""
     content, index = source.get("summary"), source.get("summary_index", 0)
     if not isinstance(content, str) or not content:
         return None
@@ -253,15 +265,12 @@ def _digest(summary: Summary) -> str:
 # --- text ---
 
 
-def _memory(stored: str | bytes) -> Metadata:
+def _memory(stored: StoredText) -> Metadata:
+    if not stored.text.strip():
+        raise FormatError(f"the stored memory is empty{_UNCHANGED}")
     try:
-        text = stored.decode("utf-8-sig") if isinstance(stored, bytes) else stored.removeprefix("\ufeff")
-        if not text.strip():
-            raise FormatError(f"the stored memory is empty{_UNCHANGED}")
-        value = json.loads(text)
+        value = stored.parse()
     except (ValueError, RecursionError) as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"the stored memory cannot be read as JSON: {error}{_UNCHANGED}") from error
     if isinstance(value, list):
         return {"runs": value}

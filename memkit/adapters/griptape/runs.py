@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -23,11 +22,10 @@ from memkit.adapters.griptape.artifacts import (
     as_shell,
     content_of,
 )
-from memkit.adapters.griptape.patch import KEY, Fields, fields_of, patched_run, run_from, run_patch
-from memkit.adapters.griptape.schema import is_loadable_run, is_object, value_of_text
+from memkit.adapters.griptape.patch import KEY, as_stored, is_same, patched_run, run_patch
+from memkit.adapters.griptape.schema import is_loadable_run, is_object, is_storable, value_of_text
 from memkit.content import EMPTY, Content
 from memkit.errors import FormatError
-from memkit.rawjson import to_json
 from memkit.run import Run
 
 StoredRun: TypeAlias = dict[str, Any]
@@ -49,14 +47,16 @@ def stored_of(run: Run, read: Callable[[StoredRun], Run]) -> StoredRun:
     Raises:
         FormatError: the run cannot be stored.
     """
-    wanted = fields_of(run)
-    run = run_from(wanted)  # plain dicts and lists all through
+    run, fields = as_stored(run)
     plain = _griptape_form(run, read)
-    if KEY not in run.meta and _reads_as(plain, wanted, read):
-        return plain
     meta = without(plain["meta"] or {}, KEY)
     base: StoredRun = {**plain, "meta": meta or None}
-    return {**base, "meta": {**meta, KEY: run_patch(read(base), wanted)}}
+    back = read(base)
+    if KEY not in run.meta:
+        whole = back if base["meta"] == plain["meta"] else read(plain)
+        if is_same(whole, run):
+            return plain
+    return {**base, "meta": {**meta, KEY: run_patch(back, run, fields)}}
 
 
 def without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _plain(stored: Any, index: int, taken: Container[str], report: Report) -> Ru
         run_id = _derived_id(stored, index, taken)
     meta = _meta(stored, rest, report)
     shell: Shell = rest
-    if not contents.keys() <= stored.keys() or meta is None or not _is_storable(rest):
+    if not contents.keys() <= stored.keys() or meta is None or not is_storable(rest, 3):
         report("it is not all that a run should be, and kept as it is")
         shell = json.dumps(stored)
     extra = {SHELL: shell} if shell else EMPTY
@@ -123,20 +123,12 @@ def _meta(stored: StoredRun, shell: StoredRun, report: Report) -> Mapping[str, A
     """Return the meta of a run; None if it cannot be stored."""
     meta = stored.get("meta")
     if is_object(meta) and meta:
-        return meta if _is_storable(meta) else None
+        return meta if is_storable(meta, 3) else None
     if meta is not None:
         shell["meta"] = meta
         if not is_object(meta):
             report(f"its meta is a {type(meta).__name__}, no object, and kept beside it")
     return EMPTY
-
-
-def _is_storable(value: Any) -> bool:
-    try:
-        to_json(value, "", 3)
-    except FormatError:
-        return False
-    return True
 
 
 def _derived_id(stored: object, index: int, taken: Container[str]) -> str:
@@ -158,8 +150,8 @@ def _griptape_form(run: Run, read: Callable[[StoredRun], Run]) -> StoredRun:
     shell = as_shell(run.extra.get(SHELL))
     if isinstance(shell, str):
         whole = value_of_text(shell)
-        said = fields_of(Run(run.id, run.input, output=run.output, meta=run.meta, extra=run.extra))
-        if is_loadable_run(whole) and _reads_as(whole, said, read):
+        said = Run(run.id, run.input, output=run.output, meta=run.meta, extra=run.extra)
+        if is_loadable_run(whole) and is_same(read(whole), said):
             return {**whole, "meta": whole.get("meta")}
         shell = {}
     return {
@@ -178,9 +170,3 @@ def _text(shell: Mapping[str, Any], name: str, default: str) -> str:
 
 def _inner(shell: Mapping[str, Any], side: str) -> Shell:
     return as_shell(shell.get(side))
-
-
-def _reads_as(stored: StoredRun, wanted: Fields, read: Callable[[StoredRun], Run]) -> bool:
-    with suppress(FormatError):
-        return fields_of(read(stored)) == wanted
-    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, TypeGuard
 
 import msgspec
@@ -164,22 +164,32 @@ def value_of_text(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return None if _is_deep(value) else value
+    return None if any(depth == 2 * MAX_DEPTH for depth, _ in enumerate(levels(value))) else value
 
 
-def _is_deep(value: Any) -> bool:
-    level: list[Any] = [value]
-    for _ in range(2 * MAX_DEPTH):
-        level = [item for each in level for item in _inside(each)]
-        if not level:
+def is_storable(value: Any, depth: int = 1) -> bool:
+    """Tell whether a value that was read from JSON can be stored at this depth, as `to_json` would say."""
+    for at, level in enumerate(levels(value), depth):
+        if at > MAX_DEPTH and any(is_object(item) or is_array(item) for item in level):
+            return False
+        whole = [item for item in level if type(item) is int]
+        if whole and (min(whole) < -(2**63) or max(whole) >= 2**64):
+            return False
+        if not all(map(math.isfinite, (item for item in level if type(item) is float))):
             return False
     return True
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    if is_object(value):
-        return value.values()
-    return value if is_array(value) else ()
+def levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the values at each depth of a JSON value, without recursion: whoever calls may be deep already."""
+    level: list[Any] = [value]
+    while level:
+        yield level
+        level = [item for each in level if is_object(each) or is_array(each) for item in _inside(each)]
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def is_loadable_artifact(value: Any) -> TypeGuard[dict[str, Any]]:

@@ -15,10 +15,11 @@ import anyio
 import msgspec
 from anyio import to_thread
 
-from memkit.adapters.griptape.codec import GriptapeCodec
+from memkit.adapters.griptape.artifacts import Report
+from memkit.adapters.griptape.codec import GriptapeCodec, read_message
 from memkit.adapters.griptape.payload import Imported, dump, read
 from memkit.codec import Codec, JsonCodec
-from memkit.conversation import Conversation, Head, shows_summary
+from memkit.conversation import Head, shows_summary
 from memkit.driver import CheckBody, Driver, capability
 from memkit.errors import ConflictError, DriverError, FormatError, UnsupportedError
 from memkit.memory import Memory
@@ -125,20 +126,25 @@ async def read_dynamodb(
 async def read_thread(driver: Driver, key: str) -> Imported:
     """Read a whole conversation of a driver whose entries `GriptapeCodec` reads, such as a thread in its cloud.
 
+    Of two messages of one run the later one gets another id, always the same.
+
     Raises:
-        ConflictError: there is no such conversation.
-        FormatError: an entry or the head cannot be read.
+        ConflictError: there is no such conversation, or it was deleted while it was read.
+        FormatError: an entry or the head is no JSON object.
         DriverError: the store failed.
     """
-    window = Window(driver, key, GriptapeCodec(), None)
-    await window.open()
-    await window.reach(0)
-    now = window.conversation
-    if not now.epoch:
+    log = await driver.load(key, 0)
+    if not log.epoch:
         raise _missing(f"conversation {key!r}")
-    head, problems = _head_of_thread(now)
-    max_runs, offset = _number(head, "max_runs"), _number(head, "offset")
-    return Imported(now.runs, head, max_runs, offset, problems=problems)
+    bodies, start = list(log.bodies), log.start
+    while start > log.base:  # a driver may hand over a part
+        older = await driver.load(key, log.base, start)
+        if older.epoch != log.epoch:
+            raise ConflictError(f"{key!r} was deleted while it was read; read it again")
+        if not older.bodies:
+            break  # trimmed meanwhile
+        bodies[:0], start = older.bodies, older.start
+    return await to_thread.run_sync(_thread, key, bodies, start, log.head)
 
 
 async def store(imported: Imported, driver: Driver, key: str, *, codec: Codec | None = None) -> None:
@@ -224,22 +230,42 @@ def _failed(where: str, error: Exception) -> DriverError:
     return DriverError(f"{where} cannot be read: {error}", retryable=retryable)
 
 
-def _head_of_thread(thread: Conversation) -> tuple[Head, tuple[str, ...]]:
-    """Return the head of a thread with marks that count its runs, and what was wrong with them.
+def _thread(key: str, bodies: Sequence[bytes], start: int, stored_head: bytes | None) -> Imported:
+    problems: list[str] = []
+    runs: dict[str, Run] = {}
+    where = ""
+    try:
+        for index, body in enumerate(bodies):
+            where, found = f"entry {start + index}", list[str]()
+            run = read_message(body, runs, found.append)
+            problems += [f"run {index}: {what}" for what in found]
+            runs[run.id] = run
+        where = "head"
+        head = Head() if stored_head is None else GriptapeCodec().decode_head(stored_head)
+    except FormatError as error:
+        raise FormatError(f"conversation {key!r}, {where}: {error}") from error
+    head = _head_of_thread(head, start, [*runs], problems.append)
+    return Imported(
+        tuple(runs.values()), head, _number(head, "max_runs"), _number(head, "offset"), tuple(problems)
+    )
+
+
+def _head_of_thread(head: Head, base: int, ids: Sequence[str], report: Report) -> Head:
+    """Return the head of a thread with marks that count its runs.
 
     The metadata that griptape has written say how many runs the summary covers, but not which.
     """
-    summary, runs = thread.head.summary, thread.runs
+    summary = head.summary
     if summary is None:
-        return thread.head, ()
-    problems: tuple[str, ...] = ()
-    upto = max(0, summary.upto - thread.base)
-    if upto > len(runs) or (upto and summary.upto_id not in ("", runs[upto - 1].id)):
-        problems = (f"the summary does not fit its {len(runs)} runs, and is taken to cover none",)
+        return head
+    upto = max(0, summary.upto - base)
+    if upto > len(ids) or (upto and summary.upto_id not in ("", ids[upto - 1])):
+        report(f"the summary does not fit its {len(ids)} runs, and is taken to cover none")
         upto = 0
-    last = runs[upto - 1].id if upto else ""
-    summary = msgspec.structs.replace(summary, upto=upto, upto_id=last, seen=upto)
-    return msgspec.structs.replace(thread.head, summary=summary), problems
+    last = ids[upto - 1] if upto else ""
+    return msgspec.structs.replace(
+        head, summary=msgspec.structs.replace(summary, upto=upto, upto_id=last, seen=upto)
+    )
 
 
 def _number(head: Head, name: str) -> int | None:

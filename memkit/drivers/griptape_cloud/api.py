@@ -27,6 +27,8 @@ _TRANSIENT: Final = {429, 500, 502, 503, 504}
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _READS: Final = 6  # of a list that changes while its pages are read
+_MAX_PAGES: Final = 10_000
+_MORE_PAGES: Final = 100  # that may come to a list while it is read
 
 
 class NotFoundError(DriverError):
@@ -94,7 +96,7 @@ class Call:
 
         Raises:
             DriverError: some did not come, since others are deleted all the while, or since the service
-                answers with the same page again and again.
+                answers with the same page again and again; or there is no end of pages.
         """
         reads = 0
         while True:
@@ -115,18 +117,21 @@ class Call:
         self, path: str, kind: type[Page[I]], params: Mapping[str, str]
     ) -> tuple[dict[str, I], int]:
         items: dict[str, I] = {}
-        number, total = 1, None
-        while True:
+        total, most = None, _MAX_PAGES
+        for number in range(1, _MAX_PAGES + 1):
             page = await self.get(path, kind, {**params, "page": number})
-            total = page.pagination.total_count if total is None else total
-            known = len(items)
+            where, known = page.pagination, len(items)
+            if total is None:
+                total, most = where.total_count, min(_MAX_PAGES, where.total_pages + _MORE_PAGES)
             items.update((item.id, item) for item in page.items)
-            following = page.pagination.next_page
-            if number >= page.pagination.total_pages and not isinstance(following, int):
+            if number >= where.total_pages or len(items) == known:  # the end, or the same page as before
                 return items, total
-            if len(items) == known:  # the same page as before
-                return items, total
-            number = following if isinstance(following, int) else number + 1
+            if number >= most:
+                break
+        raise DriverError(
+            f"{self._name}: {path} has no end: {most:,} pages were read, and the service has still more; "
+            "it does not page as it says"
+        )
 
     async def send(
         self,

@@ -27,17 +27,16 @@ class Pagination(msgspec.Struct, frozen=True):
 
     total_count: int
     total_pages: int
-    next_page: Any = None
 
 
 class Message(msgspec.Struct, frozen=True, rename={"id": "message_id"}):
-    """A message as the service returns it."""
+    """A message as the service returns it. One that holds something else than text must not cost the others."""
 
     id: str
     index: int | float
-    input: str
-    output: str
-    metadata: dict[str, Any] | None = None
+    input: Any = msgspec.UNSET
+    output: Any = msgspec.UNSET
+    metadata: Any = None
 
 
 class MessagePage(msgspec.Struct, frozen=True, rename={"items": "messages"}):
@@ -117,7 +116,7 @@ def dump(value: object, *, is_sorted: bool = False) -> bytes:
     try:
         try:
             return msgspec.json.encode(value, order="sorted" if is_sorted else None)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, OverflowError):  # the latter of an integer beyond 64 bits
             return json.dumps(value, separators=(",", ":"), sort_keys=is_sorted).encode()
     except RecursionError as error:
         raise FormatError("a value is nested too deep to be written") from error
@@ -125,7 +124,8 @@ def dump(value: object, *, is_sorted: bool = False) -> bytes:
 
 def body_of(message: Message) -> bytes:
     """Return the body of a message; one that says of no run gets the id of the message beside."""
-    body = {"input": message.input, "output": message.output, "metadata": message.metadata or {}}
+    said: dict[str, Any] = {"input": message.input, "output": message.output, "metadata": message.metadata or {}}
+    body = {name: value for name, value in said.items() if value is not msgspec.UNSET}
     if not run_id_of(message):
         body["message_id"] = message.id
     return dump(body)
@@ -133,7 +133,8 @@ def body_of(message: Message) -> bytes:
 
 def run_id_of(message: Message | Body) -> str:
     """Return the id of the run that a message is, `""` if it does not say."""
-    run_id = (message.metadata or {}).get("run_id")
+    metadata = message.metadata
+    run_id: object = cast("dict[str, Any]", metadata).get("run_id") if isinstance(metadata, dict) else None
     return run_id if isinstance(run_id, str) else ""
 
 
@@ -158,8 +159,8 @@ def read_body(raw: bytes, record_id: str | None = None) -> Body:
 
 def is_same(message: Message, body: Body) -> bool:
     """Tell whether a message holds what a body does."""
-    stored = (message.input, message.output, message.metadata or {})
-    return stored == (body.input, body.output, body.metadata)
+    metadata: Any = message.metadata or {}
+    return (message.input, message.output, metadata) == (body.input, body.output, body.metadata)
 
 
 def find(messages: Sequence[Message], body: Body, since: int) -> tuple[int, bool] | None:
