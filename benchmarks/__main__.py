@@ -13,13 +13,19 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks import files, process, prune, summaries
+from benchmarks import concurrency, files, process, prune, sqlite, summaries
 from benchmarks.measure import Row, console, show
 from benchmarks.vocabulary import unpack
 
 
 async def _prune(*, quick: bool) -> list[Row]:
     return prune.measure(quick=quick)
+
+
+async def _redis(*, quick: bool) -> list[Row]:
+    from benchmarks.redis import redis  # its packages are an extra
+
+    return await redis(quick=quick)
 
 
 GROUPS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
@@ -31,6 +37,10 @@ GROUPS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
     "stall": process.stalls,
     "turn": process.turns,
     "count": process.count,
+    "sqlite-append": sqlite.append,
+    "sqlite-load": sqlite.load,
+    "concurrency": concurrency.measure,
+    "redis": _redis,
     "reply": summaries.busy,
     "folds": summaries.real,
 }

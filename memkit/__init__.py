@@ -36,6 +36,7 @@ from memkit.errors import (
 from memkit.explanation import Explanation
 from memkit.memory import Memory, open  # noqa: A004 - `memkit.open` reads as it should
 from memkit.messages import ChatMessage, chat_messages
+from memkit.options import Options
 from memkit.recorder import Recorder
 from memkit.run import Amend, Counts, Entry, Extend, Retract, Run, new_id, new_run
 from memkit.strategies import (
@@ -84,6 +85,7 @@ __all__ = [
     "MemkitError",
     "Memory",
     "Opaque",
+    "Options",
     "Part",
     "Record",
     "Recorder",

@@ -7,12 +7,14 @@ append, and neither a shield of anyio nor a task of its own could be paid for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
-from anyio.lowlevel import RunVar, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from memkit.finish import asyncio_loop, unknown_outcome
 
@@ -26,13 +28,24 @@ SLICE: Final = 64
 
 
 class Ticket(Generic[T]):
-    """The outcome of one write. It is made, waited for and settled on one event loop."""
+    """The outcome of one write. It is made, waited for and settled on one event loop.
 
-    __slots__ = ("_error", "_is_settled", "_loop", "_result", "_waiter")
+    `send` has a function called there, soon and from any thread.
+    """
+
+    __slots__ = ("_error", "_is_settled", "_loop", "_result", "_waiter", "send")
 
     def __init__(self) -> None:
         self._loop = asyncio_loop()
-        self._waiter: asyncio.Future[None] | Event = Event() if self._loop is None else self._loop.create_future()
+        self._waiter: asyncio.Future[None] | Event
+        self.send: Send
+        if self._loop is not None:
+            self._waiter, self.send = self._loop.create_future(), self._loop.call_soon_threadsafe
+        else:
+            self._waiter = Event()
+            import trio.lowlevel  # noqa: PLC0415 - it is running, so it is there
+
+            self.send = trio.lowlevel.current_trio_token().run_sync_soon
         self._is_settled = False
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -62,7 +75,8 @@ class Ticket(Generic[T]):
         return cast("T", self._result)
 
     async def _wait_on_asyncio(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
-        timer = loop.call_later(time_limit, self.settle, None, unknown_outcome(time_limit))
+        patience = _patience(loop, time_limit)
+        patience.waiting.add(self)
         try:
             await cast("asyncio.Future[None]", self._waiter)
         except get_cancelled_exc_class():  # which has cancelled the future as well
@@ -73,7 +87,7 @@ class Ticket(Generic[T]):
                         await self._waiter
             raise
         finally:
-            timer.cancel()
+            patience.waiting.discard(self)
 
     async def _wait_shielded(self, time_limit: float) -> None:
         with move_on_after(time_limit, shield=True):
@@ -82,42 +96,73 @@ class Ticket(Generic[T]):
         await checkpoint_if_cancelled()
 
 
+class _Patience:
+    """Gives up what has waited for too long: one timer for all that have begun to wait at about the same time."""
+
+    __slots__ = ("ends", "loop", "time_limit", "waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
+        self.loop = loop
+        self.time_limit = time_limit
+        self.ends = loop.time() + time_limit / 100  # when nobody is taken in any more
+        self.waiting: set[Ticket[Any]] = set()
+        loop.call_later(time_limit * 1.01, self._give_up)
+
+    def _give_up(self) -> None:
+        for ticket in self.waiting:
+            ticket.settle(None, unknown_outcome(self.time_limit))
+
+
+Send: TypeAlias = Callable[..., object]
+"""Has a function called on an event loop, soon and from any thread."""
+
 Outcome: TypeAlias = tuple[Ticket[Any], Any, BaseException | None]
 
 
-class Courier:
-    """Brings outcomes from a thread to the event loop of the tickets: one message for many of them."""
+class _Here(threading.local):
+    """What the event loops of this thread have: the latest patience, and the outcomes that are to be settled."""
 
     def __init__(self) -> None:
-        loop = asyncio_loop()
-        self._send: Callable[..., object]
-        self._call_soon: Callable[..., object]
-        if loop is not None:
-            self._send, self._call_soon = loop.call_soon_threadsafe, loop.call_soon
-        else:
-            import trio.lowlevel  # noqa: PLC0415 - it is running, so it is there
-
-            self._send = self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
-
-    def post(self, outcomes: Sequence[Outcome]) -> None:
-        """Settle tickets; any thread may call this. If the event loop is gone, so is who waited."""
-        with suppress(RuntimeError):  # of which trio's RunFinishedError is one
-            self._send(self._deliver, outcomes)
-
-    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
-        for ticket, result, error in outcomes[:SLICE]:
-            ticket.settle(result, error)
-        if len(outcomes) > SLICE:
-            self._call_soon(self._deliver, outcomes[SLICE:])
+        self.patience: _Patience | None = None
+        self.outcomes: dict[Send, deque[Outcome]] = {}
 
 
-_courier: Final[RunVar[Courier]] = RunVar("memkit.tickets")
+_here: Final = _Here()
 
 
-def courier() -> Courier:
-    """Return the courier of this event loop."""
-    found = _courier.get(None)
-    if found is None:
-        found = Courier()
-        _courier.set(found)
+def _patience(loop: asyncio.AbstractEventLoop, time_limit: float) -> _Patience:
+    found = _here.patience
+    if found is None or found.loop is not loop or found.time_limit != time_limit or found.ends < loop.time():
+        found = _here.patience = _Patience(loop, time_limit)
     return found
+
+
+def deliver(outcomes: Iterable[Outcome]) -> None:
+    """Settle tickets on their event loops, with one message to each of these; any thread may call this."""
+    by_loop: dict[Send, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].send, []).append(outcome)
+    for send, settled in by_loop.items():
+        with suppress(RuntimeError):  # the event loop is gone, and so is who waited
+            send(_receive, send, settled)
+
+
+def _receive(send: Send, outcomes: Sequence[Outcome]) -> None:
+    waiting = _here.outcomes.get(send)
+    if waiting is not None:
+        waiting.extend(outcomes)  # behind those of earlier messages, or there would be a slice of each in a turn
+    else:
+        _here.outcomes[send] = deque(outcomes)
+        _settle(send)
+
+
+def _settle(send: Send) -> None:
+    waiting = _here.outcomes[send]
+    for _ in range(min(SLICE, len(waiting))):
+        ticket, result, error = waiting.popleft()
+        ticket.settle(result, error)
+    if waiting:
+        with suppress(RuntimeError):  # trio may be about to end
+            send(_settle, send)
+    else:
+        del _here.outcomes[send]

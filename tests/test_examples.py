@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -406,6 +408,7 @@ def test_a_missing_file_is_explained(tmp_path: Path) -> None:
 # --- all of them ---
 
 ALL = sorted(path.name for path in EXAMPLES.glob("*.py"))
+SERVERS = {"bot_backend.py", "bot_load.py"}  # which go on, or need one that does
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -426,7 +429,7 @@ def test_background_summaries_are_made_whatever_fails_first(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SERVERS])
 def test_it_ends_quietly_once_nobody_reads_what_it_prints(tmp_path: Path, name: str, unbuffered: str) -> None:
     args = {"session.py": ["Hi", "me"], "replay.py": [written(tmp_path, turns(1))]}.get(name, [])
     reading, writing = os.pipe()
@@ -449,3 +452,36 @@ def test_what_nobody_read_to_the_end_is_remembered_as_far_as_it_came(tmp_path: P
     (cut,) = stored(tmp_path, "me")
 
     assert (cut.input, cut.status) == ("My name is Collin.", "partial")
+
+
+# --- bot_backend.py and bot_load.py ---
+
+
+def test_the_bot_serves_many_users_and_remembers_them(tmp_path: Path) -> None:
+    path = str(EXAMPLES / "bot_backend.py")
+    command = [sys.executable, path, "--port", "0", "--model-ms", "1", "--quick"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as bot:
+        try:
+            assert bot.stdout is not None
+            announced = bot.stdout.readline()
+            port = announced.rpartition(":")[2].partition("/")[0]
+            done = run(tmp_path, "bot_load.py", "--port", port, "--users", "20", "--turns", "3")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "60 answers in " in done.stdout
+            told = ask_bot(port, {"user": "user-7", "text": "And now?"})
+            assert told == (200, {"answer": "I have read 8 messages, the last of which is: And now?"})
+            assert ask_bot(port, "hello")[0] == 400
+            assert ask_bot(port, {"user": "", "text": "x"})[0] == 422
+        finally:
+            bot.send_signal(signal.SIGINT)
+    assert bot.returncode == 0
+
+
+def ask_bot(port: str, given: object) -> tuple[int, object]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/chat", json.dumps(given).encode())
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)

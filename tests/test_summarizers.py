@@ -341,10 +341,12 @@ async def test_thoughts_of_a_model_are_no_part_of_the_summary(server: LlmServer)
 
 @on_asyncio
 async def test_missing_credentials_and_regions_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_BEARER_TOKEN_BEDROCK")
+    for name in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
     assert "NoCredentialsError" in await fails(ask_bedrock)
 
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(FormatError, match="NoRegionError"):
         await ask_bedrock()
 

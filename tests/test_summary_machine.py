@@ -302,7 +302,7 @@ class SummaryMachine(RuleBasedStateMachine):
     def begin_fold(self, n: int, where: str) -> None:
         memory = self.handles[n]
         gate = self.call(partial(self.new_gate, where))
-        driver = memory._driver
+        driver = memory._settings.driver
         assert isinstance(driver, Gated)
         self.gate, driver.gate = (gate, None) if where == "model" else (None, gate)
         fold = Fold(memory, gate, self.portal.start_task_soon(partial(self.fold_until, memory, gate)))

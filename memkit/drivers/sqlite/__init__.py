@@ -1,7 +1,8 @@
 """`SqliteDriver`: thousands of conversations in one file, written together, read beside each other.
 
 The database is in WAL mode: readers see one moment and wait for nobody. Tasks and processes may share the file,
-which must be on a local file system. What is stored, and why so, is told in `schema`; who writes, in `writer`.
+which must be on a local file system. What is stored, and why so, is told in `schema`; who writes, in `writer`;
+what becomes of a process that forks, in `forks`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sqlite3
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Final, Self, TypeVar
@@ -19,14 +20,15 @@ from typing import Final, Self, TypeVar
 from anyio import to_thread
 
 from memkit.driver import Appended, Log, Record, check_key
-from memkit.drivers.sqlite.schema import connect, explained
+from memkit.drivers.sqlite.forks import no_fork, watch
+from memkit.drivers.sqlite.schema import MEMORY, connect, explained
 from memkit.drivers.sqlite.tables import Tables, in_one_moment, load, next_keys
 from memkit.drivers.sqlite.writer import Writer
+from memkit.errors import FormatError
 from memkit.finish import WRITE_TIMEOUT, worker_threads
 
 T = TypeVar("T")
 
-MEMORY: Final = ":memory:"
 _PAGE: Final = 200
 
 
@@ -36,20 +38,26 @@ class SqliteDriver:
     With `durable=True` an append returns when the disk has it; otherwise when the operating system has it,
     which survives a crash of the program but not of the machine. Writes that wait leave as one transaction, so
     durability costs little where there is much traffic. A write that takes longer than `write_timeout` seconds,
-    its wait for other processes included, ends in a `DriverError`. `":memory:"` is a database of this driver
-    alone, gone with it.
+    or has to wait for other processes for half as long, ends in a `DriverError`. `":memory:"` is a database of
+    this driver alone, gone with it.
     """
 
     def __init__(
         self, path: str | PathLike[str], *, durable: bool = False, write_timeout: float = WRITE_TIMEOUT
     ) -> None:
         self._path = os.fspath(path)
+        if not self._path or "\0" in self._path:  # SQLite takes the first for a database that is gone when closed
+            raise FormatError(f"{self._path!r} is not the path of a file")
+        self._in_memory = self._path == MEMORY
+        if not self._in_memory:
+            self._path = os.path.abspath(self._path)  # noqa: PTH100 - and the folder may change
         self._durable = durable
         self._write_timeout = write_timeout
-        self._in_memory = self._path == MEMORY
-        self._writer = Writer(self._path, durable=durable, timeout=write_timeout, stays=self._in_memory)
-        self._readers: deque[tuple[int, sqlite3.Connection]] = deque()
-        weakref.finalize(self, _close, self._readers, self._writer)
+        self._lock_timeout = write_timeout / 2  # so that who waits hears who is in the way
+        self._writer = Writer(self._path, durable=durable, timeout=self._lock_timeout, stays=self._in_memory)
+        self._readers: deque[sqlite3.Connection] = deque()
+        weakref.finalize(self, _close, self._readers, self._writer, wait=False)
+        watch(self)
 
     def __repr__(self) -> str:
         return f"SqliteDriver({self._path!r}, durable={self._durable})"
@@ -61,8 +69,12 @@ class SqliteDriver:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. Nobody has to: what is used no more is closed after a while."""
-        await to_thread.run_sync(_close, self._readers, self._writer, limiter=worker_threads())
+        """Close the connections, after what is being written. The next call opens them again.
+
+        Nobody has to: the garbage collector does so, too.
+        """
+        close = partial(_close, self._readers, self._writer, wait=True)
+        await to_thread.run_sync(close, limiter=worker_threads())
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
         """Return head and entries `start:stop` of one moment, about 8 MiB of them at most."""
@@ -120,8 +132,8 @@ class SqliteDriver:
                 yield key
             after = keys[-1]
 
-    async def _write(self, do: Callable[[Tables], T]) -> T:
-        return await self._writer.do(do, time_limit=self._write_timeout)
+    def _write(self, do: Callable[[Tables], T]) -> Awaitable[T]:
+        return self._writer.do(do, time_limit=self._write_timeout)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if self._in_memory:
@@ -129,25 +141,41 @@ class SqliteDriver:
         return await to_thread.run_sync(self._read_here, read, abandon_on_cancel=True, limiter=worker_threads())
 
     def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            connection = self._reader()
-            result = in_one_moment(connection, read)
-        except sqlite3.Error as error:
-            raise explained(error, self._path) from error
-        self._readers.append((os.getpid(), connection))
-        return result
+        with no_fork():
+            try:
+                connection = self._reader()
+                try:
+                    result = in_one_moment(connection, read)
+                except BaseException:
+                    connection.close()
+                    raise
+            except sqlite3.Error as error:
+                raise explained(error, self._path) from error
+            self._readers.append(connection)
+            return result
 
     def _reader(self) -> sqlite3.Connection:
-        while self._readers:
-            pid, connection = self._readers.pop()
-            if pid == os.getpid():  # one of a parent must not be used in its child
-                return connection
-        return connect(self._path, durable=self._durable, timeout=self._write_timeout)
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return connect(self._path, durable=self._durable, timeout=self._lock_timeout)
+
+    def before_fork(self) -> None:
+        """Close the connections, which nobody uses at this moment."""
+        _close_all(self._readers)
+        self._writer.before_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child, where the threads of its parent are not."""
+        self._writer.after_fork()
 
 
-def _close(readers: deque[tuple[int, sqlite3.Connection]], writer: Writer) -> None:
-    writer.close()
+def _close(readers: deque[sqlite3.Connection], writer: Writer, *, wait: bool) -> None:
+    writer.close(wait=wait)
+    with no_fork():
+        _close_all(readers)
+
+
+def _close_all(readers: deque[sqlite3.Connection]) -> None:
     while readers:
-        pid, connection = readers.pop()
-        if pid == os.getpid():
-            connection.close()
+        readers.pop().close()

@@ -8,6 +8,7 @@ is behind its last row, or its `base`. Numbers of conversations are never used a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Final
 
 from memkit.errors import DriverError, FormatError, MemkitError, UnsupportedError
 
+MEMORY: Final = ":memory:"
 VERSION: Final = 1
 _APPLICATION: Final = 0x6D656D6B  # "memk", in the header of the file
 _OLDEST: Final = (3, 35, 0)  # RETURNING
@@ -60,25 +62,34 @@ def connect(path: str, *, durable: bool, timeout: float) -> sqlite3.Connection:
 
 
 def _connect(path: str, *, durable: bool, timeout: float) -> sqlite3.Connection:
+    if path != MEMORY and not os.path.exists(path):  # noqa: PTH110 - a path as SQLite takes it
+        with suppress(OSError):  # which SQLite explains better
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # what people say is private
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute("BEGIN")  # another process may be making the tables
+        is_new = not _is_ours(connection, path)
+        connection.execute("COMMIT")
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         connection.execute("PRAGMA secure_delete = ON")
-        _check_version(connection, path)
+        if is_new:
+            _make_tables(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _check_version(connection: sqlite3.Connection, path: str) -> None:
-    if _version(connection) == (_APPLICATION, VERSION):
-        return
+def _make_tables(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _make_tables(connection, path)
+        if not _is_ours(connection, path):  # otherwise another process was quicker
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
@@ -86,26 +97,19 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("COMMIT")
 
 
-def _make_tables(connection: sqlite3.Connection, path: str) -> None:
-    application, version = _version(connection)
+def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
+    """Tell whether the tables are there; if not, the database is empty."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     if (application, version) == (_APPLICATION, VERSION):
-        return  # another process was quicker
+        return True
     if application == _APPLICATION:
         raise FormatError(
             f"{path!r} was written by a newer memkit: its tables are version {version}; upgrade memkit"
         )
     if application or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise FormatError(f"{path!r} is a database, but not one of memkit; nothing was written to it")
-    for statement in filter(str.strip, _SCHEMA.split(";")):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _version(connection: sqlite3.Connection) -> tuple[int, int]:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return application, version
+    return False
 
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -133,10 +137,18 @@ def is_busy(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def explained(error: sqlite3.Error, path: str) -> MemkitError:
-    """Return what an error of SQLite means for the user of a driver."""
+def explained(error: BaseException, path: str) -> BaseException:
+    """Return what an error means for the user of a driver: one of memkit's if it is of SQLite."""
+    if not isinstance(error, (sqlite3.Error, OverflowError)):  # the latter: more bytes than SQLite can count
+        return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells apart what calls for the same advice
+    found: MemkitError
     if code in _DAMAGED:
-        return FormatError(f"{path!r} is damaged or not a database: {error}; nothing was written to it")
-    advice = _ADVICE.get(code, "what was stored before is as it was")
-    return DriverError(f"the database {path!r} could not be used: {error}; {advice}", retryable=code in _LATER)
+        found = FormatError(f"{path!r} is damaged or not a database: {error}; nothing was written to it")
+    else:
+        advice = _ADVICE.get(code, "what was stored before is as it was")
+        found = DriverError(
+            f"the database {path!r} could not be used: {error}; {advice}", retryable=code in _LATER
+        )
+    found.__cause__ = error
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -22,6 +23,9 @@ from memkit.driver import (
 )
 
 T = TypeVar("T")
+
+_MAX_VACUUM: Final = 64 * 1024 * 1024
+"""Up to so many bytes a database is written anew after a redaction: about half a second."""
 
 MAX_LOAD: Final = 8 * 1024 * 1024
 """About how many bytes a load returns at most; the rest stays in front."""
@@ -61,6 +65,8 @@ class Tables:
         self._version = -1
         self._rows: list[tuple[int, int, str, bytes]] = []
         self._leaves_copies = False
+        self._was_redacted = False
+        self._patience_ms = _CHECKPOINT_MS
         (self._busy_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
 
     def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -84,14 +90,31 @@ class Tables:
         """Insert what waits, and commit."""
         self._flush()
         self._connection.execute("COMMIT")
-        if self._leaves_copies:
-            # The log beside the file still has what was there before.
-            self._leaves_copies = False
-            self._connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_MS}")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
 
-    def rollback(self) -> None:
+    def remove_copies(self) -> None:
+        """Empty the log beside the file if it has what was redacted or deleted, as soon as no reader needs it.
+
+        The first time readers are waited for; while one goes on, it is tried again after each transaction.
+        """
+        if not self._leaves_copies:
+            return
+        with suppress(sqlite3.Error):  # what was committed stays so
+            self._connection.execute(f"PRAGMA busy_timeout = {self._patience_ms}")
+            if self._was_redacted and self._is_small():
+                # Cells that SQLite has moved within a page are not zeroed where they were.
+                self._connection.execute("VACUUM")
+            self._was_redacted = False
+            (is_busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._leaves_copies = bool(is_busy)
+        self._patience_ms = 0 if self._leaves_copies else _CHECKPOINT_MS
+        self._connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
+
+    def _is_small(self) -> bool:
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        (size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        return bool(pages * size <= _MAX_VACUUM)
+
+    def roll_back(self) -> None:
         """Take back all that was done since `begin`."""
         self._rows.clear()
         self._known.clear()
@@ -156,7 +179,7 @@ class Tables:
             self._flush()
             rows = [(body, known.conv, position) for position, body in bodies.items()]
             self._connection.executemany("UPDATE log SET body = ? WHERE conv = ? AND pos = ?", rows)
-            self._leaves_copies = True
+            self._leaves_copies = self._was_redacted = True
 
     def expire(self, key: str, moment: float | None) -> bool:
         """Set when a conversation is gone, and return whether there is one."""
@@ -166,13 +189,14 @@ class Tables:
             known.expires = moment
         return known is not None
 
-    def purge(self) -> None:
-        """Delete some conversations that are expired."""
+    def purge(self) -> bool:
+        """Delete some conversations that are expired, and return whether there may be more."""
         found = self._connection.execute(
             "SELECT key, conv FROM heads WHERE expires <= ? LIMIT ?", (time.time(), _MAX_PURGED)
         ).fetchall()
         for key, conv in found:
             self._drop(key, conv)
+        return len(found) == _MAX_PURGED
 
     # --- inside ---
 
@@ -223,11 +247,10 @@ class Tables:
         for start in range(0, len(records), _MAX_VARIABLES):
             ids = [record.id for record in records[start : start + _MAX_VARIABLES]]
             marks = ", ".join("?" * len(ids))
-            rows = self._connection.execute(
-                f"SELECT id, pos, body FROM log WHERE conv = ? AND pos >= ? AND id IN ({marks})",  # noqa: S608 - marks
-                (known.conv, since, *ids),
-            )
-            found |= {record_id: (position, body) for record_id, position, body in rows}
+            query = f"SELECT id, pos, body FROM log WHERE conv = ? AND pos >= ? AND id IN ({marks})"  # noqa: S608
+            with suppress(UnicodeEncodeError):  # an id that is stored nowhere, and will be refused
+                rows = self._connection.execute(query, (known.conv, since, *ids))
+                found |= {record_id: (position, body) for record_id, position, body in rows}
         return found
 
 
@@ -270,12 +293,14 @@ def load(connection: sqlite3.Connection, key: str, start: int, stop: int | None)
 
 def next_keys(connection: sqlite3.Connection, after: str, prefix: str, limit: int) -> list[str]:
     """Return some keys that begin with `prefix` and come after another, in their order."""
-    rows = connection.execute(
-        "SELECT key FROM heads WHERE key > ? AND key >= ? AND (expires IS NULL OR expires > ?) "
-        "ORDER BY key LIMIT ?",
-        (after, prefix, time.time(), limit),
-    )
-    return [key for (key,) in rows if key.startswith(prefix)]
+    with suppress(UnicodeEncodeError):  # no key begins like that
+        rows = connection.execute(
+            "SELECT key FROM heads WHERE key > ? AND key >= ? AND (expires IS NULL OR expires > ?) "
+            "ORDER BY key LIMIT ?",
+            (after, prefix, time.time(), limit),
+        )
+        return [key for (key,) in rows if key.startswith(prefix)]
+    return []
 
 
 def _end_of(connection: sqlite3.Connection, conv: int, base: int) -> int:

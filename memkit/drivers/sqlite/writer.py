@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
+from memkit.drivers.sqlite.forks import no_fork
 from memkit.drivers.sqlite.schema import connect, explained, is_busy
 from memkit.drivers.sqlite.tables import Tables
-from memkit.errors import MemkitError
-from memkit.tickets import Courier, Outcome, Ticket, courier
+from memkit.errors import DriverError, MemkitError
+from memkit.tickets import Outcome, Ticket, deliver
 
 T = TypeVar("T")
 
@@ -31,7 +31,6 @@ _PURGE_EVERY: Final = 30.0
 class _Job(NamedTuple):
     do: Callable[[Tables], Any]
     ticket: Ticket[Any]
-    courier: Courier
 
 
 class Writer:
@@ -44,9 +43,10 @@ class Writer:
         self._stays = stays  # a database in memory is gone with its connection
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
-        self._pid = 0
-        self._is_running = False
+        self._thread: threading.Thread | None = None
         self._is_closing = False
+        self._tables: Tables | None = None
+        self._purge_at = 0.0
 
     async def do(self, job: Callable[[Tables], T], *, time_limit: float) -> T:
         """Have something done, and wait for the outcome, whoever cancels; then raise the cancellation.
@@ -54,94 +54,111 @@ class Writer:
         Raises:
             DriverError: the database could not be used, or nothing came of it within `time_limit` seconds.
         """
-        ticket = Ticket[T]()
+        ticket: Ticket[T] = Ticket()  # `Ticket[T]()` takes longer than all the rest
         with self._wake:
-            if not self._is_running or self._pid != os.getpid():
-                self._start()
-            self._jobs.append(_Job(job, ticket, courier()))
-            self._wake.notify()
+            if self._thread is None:
+                self._thread = self._started()
+            self._jobs.append(_Job(job, ticket))
+            if len(self._jobs) == 1:
+                self._wake.notify()
         return await ticket.outcome(time_limit)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool) -> None:
         """Let the thread end and close its connection, after what waits is done. It begins anew if need be."""
         with self._wake:
             self._is_closing = True
             self._wake.notify()
+            thread = self._thread
+        if wait and thread is not None:
+            thread.join(self._timeout)
 
-    def _start(self) -> None:
-        if self._pid != os.getpid():  # the threads of a parent are not there in its child
-            self._pid = os.getpid()
-            self._jobs.clear()
-        self._is_running, self._is_closing = True, False
-        threading.Thread(target=self._run, name="memkit sqlite", daemon=True).start()
+    def before_fork(self) -> None:
+        """Close the connection, which nobody uses at this moment."""
+        if not self._stays:
+            self._close_tables()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child, where the thread of its parent is not."""
+        self._wake = threading.Condition()
+        self._jobs.clear()
+        self._thread = None
+
+    def _started(self) -> threading.Thread:
+        self._is_closing = False
+        thread = threading.Thread(target=self._run, name="memkit sqlite", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise DriverError(f"no thread could be started for {self._path!r}: {error}", retryable=True) from error
+        return thread
 
     def _run(self) -> None:
-        tables: Tables | None = None
-        purge_at = 0.0
-        while batch := self._next():
-            try:
-                tables = tables or Tables(connect(self._path, durable=self._durable, timeout=self._timeout))
-                outcomes = list(_done(batch, tables, self._path))
-                if time.monotonic() >= purge_at:
-                    purge_at = time.monotonic() + _PURGE_EVERY
-                    _purge(tables)
-            except BaseException as error:  # whatever it is, those who wait must be told
-                known = explained(error, self._path) if isinstance(error, sqlite3.Error) else error
-                outcomes = [(job, None, known) for job in batch]
-            _deliver(outcomes)
-        if tables is not None:
-            tables.close()
+        while True:
+            while batch := self._next():
+                with no_fork():
+                    deliver(self._done(batch))
+                    self._purge()
+            with no_fork():
+                self._close_tables()
+            with self._wake:
+                if not self._jobs:
+                    self._thread = None
+                    return
 
     def _next(self) -> list[_Job]:
         """Wait for what is to be done next; nothing means that the thread is to end."""
         with self._wake:
             while not self._jobs:
-                is_idle = not self._is_closing and not self._wake.wait(None if self._stays else _IDLE)
-                if (is_idle or self._is_closing) and not self._jobs:
-                    self._is_running = False
-                    return []
+                if self._is_closing or not self._wake.wait(None if self._stays else _IDLE):
+                    break
             return [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
 
+    def _done(self, batch: list[_Job]) -> list[Outcome]:
+        """Do a batch in one transaction; if that fails, each of it in one of its own, to spare the others."""
+        try:
+            tables = self._opened()
+            tables.begin()
+            outcomes = [_tried(job, tables) for job in batch]
+            tables.commit()
+        except BaseException as error:  # whatever it is, those who wait must be told
+            self._roll_back()
+            if len(batch) > 1 and self._tables is not None and not is_busy(error):
+                return [self._done([job])[0] for job in batch]
+            return [(job.ticket, None, explained(error, self._path)) for job in batch]
+        tables.remove_copies()
+        return outcomes
 
-def _done(batch: list[_Job], tables: Tables, path: str) -> Iterable[tuple[_Job, Any, BaseException | None]]:
-    """Do a batch in one transaction; if that fails, each of it in one of its own, to spare the others."""
-    try:
-        tables.begin()
-        outcomes = [(job, *_tried(job, tables)) for job in batch]
-        tables.commit()
-    except (sqlite3.Error, OverflowError) as error:
-        with suppress(sqlite3.Error):
-            tables.rollback()
-        if len(batch) > 1 and not is_busy(error):
-            for job in batch:
-                yield from _done([job], tables, path)
+    def _purge(self) -> None:
+        """Delete what is expired, if it is time for that. If it fails, the next look finds it."""
+        if self._tables is None or time.monotonic() < self._purge_at:
             return
-        known = explained(error, path) if isinstance(error, sqlite3.Error) else error
-        outcomes = [(job, None, known) for job in batch]
-    yield from outcomes
+        try:
+            self._tables.begin()
+            is_more = self._tables.purge()
+            self._tables.commit()
+        except sqlite3.Error:
+            self._roll_back()
+            is_more = False
+        self._purge_at = time.monotonic() + (0.0 if is_more else _PURGE_EVERY)
 
+    def _opened(self) -> Tables:
+        if self._tables is None:
+            self._tables = Tables(connect(self._path, durable=self._durable, timeout=self._timeout))
+        return self._tables
 
-def _purge(tables: Tables) -> None:
-    """Delete what is expired. If it fails, the next look finds it."""
-    try:
-        tables.begin()
-        tables.purge()
-        tables.commit()
-    except sqlite3.Error:
+    def _roll_back(self) -> None:
         with suppress(sqlite3.Error):
-            tables.rollback()
+            if self._tables is not None:
+                self._tables.roll_back()
+
+    def _close_tables(self) -> None:
+        tables, self._tables = self._tables, None
+        if tables is not None:
+            tables.close()
 
 
-def _tried(job: _Job, tables: Tables) -> tuple[Any, BaseException | None]:
+def _tried(job: _Job, tables: Tables) -> Outcome:
     try:
-        return job.do(tables), None
+        return job.ticket, job.do(tables), None
     except MemkitError as error:
-        return None, error
-
-
-def _deliver(outcomes: Iterable[tuple[_Job, Any, BaseException | None]]) -> None:
-    by_loop: dict[Courier, list[Outcome]] = {}
-    for job, result, error in outcomes:
-        by_loop.setdefault(job.courier, []).append((job.ticket, result, error))
-    for loop, settled in by_loop.items():
-        loop.post(settled)
+        return job.ticket, None, error
