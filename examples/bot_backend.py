@@ -31,12 +31,12 @@ from memkit import (
     Driver,
     Memory,
     Run,
+    SqliteDriver,
     SummaryPolicy,
     counters,
     prune,
     text_of,
 )
-from memkit.drivers.sqlite import SqliteDriver
 
 SYSTEM = "You are a helpful assistant. Answer in one sentence."
 MAX_BODY = 1_000_000

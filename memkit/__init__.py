@@ -4,6 +4,8 @@ It stores each exchange as an immutable run, keeps safe what has been stored, an
 which part of it goes into the next prompt. Start with `memkit.open` or `Memory`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from memkit import counters
 from memkit.background import Background
 from memkit.codec import Codec, JsonCodec
@@ -20,7 +22,6 @@ from memkit.driver import (
     Trim,
     capability,
 )
-from memkit.drivers.file import FileDriver
 from memkit.drivers.inmemory import InMemoryDriver
 from memkit.errors import (
     BudgetError,
@@ -54,6 +55,24 @@ from memkit.summaries import Summarizer, SummaryPolicy
 from memkit.tokens import TokenCounter, approximate
 from memkit.transcripts import transcript
 from memkit.turn import Turn
+
+if TYPE_CHECKING:
+    from memkit.drivers.file import FileDriver
+    from memkit.drivers.sqlite import SqliteDriver
+
+
+def __getattr__(name: str) -> Any:
+    """Import a driver when it is asked for: what it needs takes several milliseconds."""
+    match name:
+        case "FileDriver":
+            from memkit.drivers.file import FileDriver as driver  # noqa: PLC0415, N813
+        case "SqliteDriver":
+            from memkit.drivers.sqlite import SqliteDriver as driver  # noqa: PLC0415, N813
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = driver
+    return driver
+
 
 __all__ = [
     "Amend",
@@ -93,6 +112,7 @@ __all__ = [
     "Ref",
     "Retract",
     "Run",
+    "SqliteDriver",
     "Strategy",
     "Summarizer",
     "Summary",

@@ -19,7 +19,6 @@ import msgspec
 from memkit.content import Content, ContentLike, to_content, to_parts
 from memkit.conversation import Conversation, Head, View
 from memkit.driver import Driver, Redact, Trim, capability, check_key
-from memkit.drivers.file import FileDriver
 from memkit.errors import (
     BudgetError,
     ClosedError,
@@ -50,6 +49,8 @@ _log: Final = logging.getLogger(__name__)
 
 def open(key: str, directory: str | PathLike[str] = ".memkit", **options: Unpack[Options]) -> Memory:  # noqa: A001
     """Return a handle on the conversation `key` in files under `directory`, to be used with `async with`."""
+    from memkit.drivers.file import FileDriver  # noqa: PLC0415 - several milliseconds that not every program needs
+
     return Memory(FileDriver(directory), key, **options)
 
 
