@@ -108,6 +108,8 @@ async def serve(bot: Bot, lag: Lag, client: SocketStream) -> None:
                 body = json.dumps(reply).encode()
                 fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
                 await client.send(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + body)
+        except BadRequestError as error:  # what follows in the stream cannot be read
+            await client.send(f"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n{error}".encode())
         except (anyio.BrokenResourceError, anyio.IncompleteRead, anyio.DelimiterNotFound):
             pass  # the client has gone, or does not speak HTTP
 
@@ -122,8 +124,10 @@ async def read_request(stream: BufferedByteReceiveStream) -> tuple[str, str, byt
     split = [field.partition(":") for field in fields]
     headers = {name.strip().lower(): value.strip() for name, _, value in split}
     length = headers.get("content-length", "0")
-    size = int(length) if length.isdigit() else 0
-    return method, path, await stream.receive_exactly(size) if 0 < size <= MAX_BODY else b""
+    size = int(length) if length.isascii() and length.isdigit() else 0
+    if size > MAX_BODY:
+        raise BadRequestError(f"a body has at most {MAX_BODY:,} bytes")
+    return method, path, await stream.receive_exactly(size) if size else b""
 
 
 async def respond(bot: Bot, lag: Lag, method: str, path: str, body: bytes) -> tuple[str, dict[str, Any]]:

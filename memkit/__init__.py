@@ -63,15 +63,15 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import a driver when it is asked for: what it needs takes several milliseconds."""
-    match name:
-        case "FileDriver":
-            from memkit.drivers.file import FileDriver as driver  # noqa: PLC0415, N813
-        case "SqliteDriver":
-            from memkit.drivers.sqlite import SqliteDriver as driver  # noqa: PLC0415, N813
-        case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = driver
-    return driver
+    if name == "FileDriver":
+        from memkit.drivers.file import FileDriver  # noqa: PLC0415
+
+        return FileDriver
+    if name == "SqliteDriver":
+        from memkit.drivers.sqlite import SqliteDriver  # noqa: PLC0415
+
+        return SqliteDriver
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

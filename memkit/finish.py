@@ -38,6 +38,9 @@ T = TypeVar("T")
 WRITE_TIMEOUT: Final = 10.0
 """Seconds after which a write that hangs is given up, its outcome unknown."""
 
+SEVERAL_WRITES: Final = 6 * WRITE_TIMEOUT
+"""Seconds for writes that must end together, each of which may take a driver's whole time."""
+
 _THREADS: Final = 16
 _limiter: Final[RunVar[CapacityLimiter]] = RunVar("memkit.finish")
 

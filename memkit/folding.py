@@ -27,7 +27,7 @@ from memkit.conversation import (
     shows_summary,
 )
 from memkit.errors import ConflictError, SummaryError
-from memkit.finish import WRITE_TIMEOUT, finish_async
+from memkit.finish import SEVERAL_WRITES, finish_async
 from memkit.history import History
 from memkit.run import Counts, Run
 from memkit.summaries import (
@@ -41,9 +41,6 @@ from memkit.summaries import (
 )
 from memkit.tokens import INLINE_CHARS, TokenCounter, approximate, chars_of, cost_of, counted
 from memkit.window import PAGE, Window, maybe_in_thread
-
-_COMMIT_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
-"""Seconds for the swap of the head and the looks around it, each of which may take a driver's whole time."""
 
 _BACKLOG: Final = 5_000
 """Up to so many entries that wait are held while they are folded; of more, a part is read for each call."""
@@ -84,10 +81,8 @@ class Folder:
         """
         window = self._window
         await window.refresh()
-        if (known := window.conversation.head.summary) is not None:
-            await window.reach(known.seen)
+        previous = await window.shown_summary()
         now = window.conversation
-        previous = known if shows_summary(now) else None
         covered, waiting = await self._read(now.base if previous is None else previous.upto)
         runs = [run for _, run in waiting]
         taken = 0 if previous is None else price_of(previous, self._counter)
@@ -111,7 +106,7 @@ class Folder:
         try:
             # To its end, whoever cancels: between the swap and the second look the text of a run could stay.
             commit = partial(self._commit, summary, now, previous is not None)
-            await finish_async(commit, time_limit=_COMMIT_TIME_LIMIT)
+            await finish_async(commit, time_limit=SEVERAL_WRITES)
         except ConflictError:
             await window.refresh()  # cleared, or others keep changing the head: what they have is as good
         return True

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from memkit.conversation import Head, Summary, apply, shows_summary
+from memkit.conversation import Head, Summary, apply
 from memkit.errors import ConflictError
 from memkit.run import Amend, Change, Entry, Extend, Retract, Run
 from memkit.window import Window
@@ -39,6 +39,13 @@ class History(AsyncIterator[Run]):
                 raise StopAsyncIteration
             self._ready.extend(run for _, run in page)
         return self._ready.popleft()
+
+    async def rest(self) -> list[tuple[int, Run]]:
+        """Return all runs that are left, with their positions."""
+        runs: list[tuple[int, Run]] = []
+        while (page := await self.page()) is not None:
+            runs += page
+        return runs
 
     async def page(self) -> list[tuple[int, Run]] | None:
         """Return some more runs with their positions, maybe none; None at the end."""
@@ -132,17 +139,15 @@ async def fork_of(source: Window, target: Window) -> None:
     await target.open()
     if target.conversation.epoch:
         raise ConflictError(f"there is a conversation {target.conversation.key!r} already; fork to a new key")
-    history, end = History(source), source.conversation.end
-    copied: list[tuple[int, Run]] = []
-    while (page := await history.page()) is not None:
-        copied += page
+    end = source.conversation.end
+    copied = await History(source).rest()
     positions = [position for position, _ in copied]
     runs = tuple(run for _, run in copied)
     await source.refresh()  # only now: what was taken back meanwhile must not come along in a summary
     head = source.conversation.head
-    if (summary := head.summary) is not None:
-        await source.reach(summary.seen)
-        summary = summary if summary.upto <= end and shows_summary(source.conversation) else None
+    summary = await source.shown_summary()
+    if summary is not None and summary.upto > end:
+        summary = None  # it tells of runs that came after those that were copied
     if runs:
         await target.append(runs, since=0, expect=0)
     moved = Head(summary=summary and _moved(summary, positions, runs), meta=head.meta, extra=head.extra)

@@ -29,7 +29,7 @@ from memkit.errors import (
     UnsupportedError,
 )
 from memkit.explanation import Explanation, explain
-from memkit.finish import WRITE_TIMEOUT, finish_async
+from memkit.finish import SEVERAL_WRITES, finish_async
 from memkit.folding import Folder, is_due
 from memkit.history import History, find_run, fork_of
 from memkit.messages import ChatMessage, chat_messages, inserted, message_content, view_messages
@@ -42,8 +42,6 @@ from memkit.viewer import Viewer, count_messages, is_long
 from memkit.window import Window, maybe_in_thread
 
 T = TypeVar("T")
-_REMOVAL_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
-"""Seconds for the writes of a removal, each of which may take a driver's whole time."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -250,7 +248,7 @@ class Memory:
             position = await self._append(change)
             await self._after_removal(at, erase_before=position if erase else 0)
 
-        await finish_async(amend, time_limit=_REMOVAL_TIME_LIMIT)
+        await finish_async(amend, time_limit=SEVERAL_WRITES)
 
     async def retract(self, run: Run | str, *, erase: bool = False) -> None:
         """Take a run back, for good. A summary that covers it is removed.
@@ -274,7 +272,7 @@ class Memory:
             await self._after_removal(at, erase_before=self._window.conversation.end if erase else 0)
 
         # To its end, whoever cancels: what was taken back must not stay in a summary, or in the log.
-        await finish_async(retract, time_limit=_REMOVAL_TIME_LIMIT)
+        await finish_async(retract, time_limit=SEVERAL_WRITES)
 
     def history(self) -> History:
         """Iterate over all runs, oldest first, as they are after all changes as of the last read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from memkit.codec import Codec
-from memkit.conversation import Head, shows_summary
+from memkit.conversation import Head
 from memkit.driver import Redact, Trim
 from memkit.history import redactions
 from memkit.window import Window
@@ -58,8 +58,7 @@ async def keep_summary(window: Window, before: int) -> None:
     summary = window.conversation.head.summary
     if summary is None or summary.seen >= before:
         return
-    await window.reach(summary.seen)
-    if not shows_summary(window.conversation):
+    if await window.shown_summary() is None:
         return
     moved = msgspec.structs.replace(summary, seen=window.conversation.end)
     await window.commit(

@@ -13,7 +13,7 @@ import msgspec
 from anyio import to_thread
 
 from memkit.codec import Codec
-from memkit.conversation import Conversation, Head
+from memkit.conversation import Conversation, Head, Summary, shows_summary
 from memkit.driver import Appended, Driver, Log, Record
 from memkit.errors import ConflictError, FormatError, UnsupportedError
 from memkit.run import Entry
@@ -86,6 +86,13 @@ class Window:
         """Read back to a position, or to where the log begins."""
         while (now := self.conversation).start > max(position, now.base):
             await self.load_older()
+
+    async def shown_summary(self) -> Summary | None:
+        """Return the summary if it holds, after reading back to where it was made; None if there is none."""
+        summary = self.conversation.head.summary
+        if summary is not None:
+            await self.reach(summary.seen)
+        return summary if shows_summary(self.conversation) else None
 
     async def append(
         self, entries: Sequence[Entry], *, since: int | None = None, expect: int | None = None

@@ -20,14 +20,13 @@ from memkit.codec import Codec, JsonCodec
 from memkit.content import EMPTY, Content, Opaque, text_of
 from memkit.conversation import Head, Summary, is_stale, shows_summary
 from memkit.driver import Driver, Trim, capability, check_key
-from memkit.finish import WRITE_TIMEOUT, finish_async
+from memkit.finish import SEVERAL_WRITES, finish_async
 from memkit.history import History
 from memkit.retention import keep_summary, remove_text
 from memkit.run import Amend, Entry, Retract, Run, new_id
 from memkit.window import Window
 
 _SUMMARY: Final = ("summary", "summary_index")
-_CHANGE_TIME_LIMIT: Final = 6 * WRITE_TIMEOUT
 
 
 def run_from(shown: StoredRun) -> Run:
@@ -120,10 +119,7 @@ class Ledger:
 
     async def _read(self) -> list[Run]:
         await self._window.refresh()
-        history = History(self._window)
-        found: list[tuple[int, Run]] = []
-        while (page := await history.page()) is not None:
-            found += page
+        found = await History(self._window).rest()
         self._positions = {run.id: position for position, run in found}
         self._is_read = True
         return [run for _, run in found]
@@ -181,18 +177,16 @@ class Ledger:
             await remove_text(self._window, change.at)
 
         self._own.add(change.id)
-        await finish_async(write, time_limit=_CHANGE_TIME_LIMIT)
+        await finish_async(write, time_limit=SEVERAL_WRITES)
 
     # --- the head ---
 
     async def _metadata_of(self, runs: Sequence[Run]) -> dict[str, Any]:
         head = self._window.conversation.head
         metadata = dict(head.meta)
-        if head.summary is not None:
-            await self._window.reach(head.summary.seen)
-            if shows_summary(self._window.conversation):
-                covered = sum(self._positions[run.id] < head.summary.upto for run in runs)
-                metadata |= {"summary": text_of(head.summary.content), "summary_index": covered}
+        if (summary := await self._window.shown_summary()) is not None:
+            covered = sum(self._positions[run.id] < summary.upto for run in runs)
+            metadata |= {"summary": text_of(summary.content), "summary_index": covered}
         return metadata
 
     async def _commit(

@@ -198,10 +198,7 @@ async def export(memory: Memory) -> str:
     head = conversation.head
     if not shows_summary(conversation):
         head = msgspec.structs.replace(head, summary=None)
-    history = memory.history()
-    placed: list[tuple[int, Run]] = []
-    while (page := await history.page()) is not None:
-        placed += page
+    placed = await memory.history().rest()
     positions = [position for position, _ in placed]
     runs = [run for _, run in placed]
     return await to_thread.run_sync(partial(dump, runs, head, positions=positions))

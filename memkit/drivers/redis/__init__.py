@@ -3,8 +3,8 @@
     async with connect("redis://localhost") as driver:
         memory = Memory(driver, "user-id-123")
 
-Needs the extra `redis`. Runs on asyncio only. An operation is one round trip, and those that wait leave together.
-What is stored, and by which scripts, is told in `scripts`; who sends what when, in `batches`.
+Needs the extra `redis`. Runs on asyncio only. An append, a load or a commit is one round trip, and those that wait
+leave together. What is stored, and by which scripts, is told in `scripts`; who sends what when, in `batches`.
 """
 
 from __future__ import annotations
