@@ -124,8 +124,8 @@ async def read_request(stream: BufferedByteReceiveStream) -> tuple[str, str, byt
     split = [field.partition(":") for field in fields]
     headers = {name.strip().lower(): value.strip() for name, _, value in split}
     length = headers.get("content-length", "0")
-    size = int(length) if length.isascii() and length.isdigit() else 0
-    if size > MAX_BODY:
+    size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else -1
+    if not 0 <= size <= MAX_BODY:
         raise BadRequestError(f"a body has at most {MAX_BODY:,} bytes")
     return method, path, await stream.receive_exactly(size) if size else b""
 
@@ -152,7 +152,7 @@ def question(body: bytes) -> tuple[str, str]:
     try:
         given = json.loads(body)
         user, text = given["user"], given["text"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadRequestError('send {"user": "...", "text": "..."}') from error
     if not isinstance(user, str) or not isinstance(text, str) or not text:
         raise BadRequestError("user and text must be text")

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from memkit.driver import Driver, Record
 from memkit.drivers.redis import RedisDriver, connect
+from memkit.drivers.redis.replies import explained, given_up
 from memkit.errors import ConflictError, DriverError, FormatError, MemkitError, UnsupportedError
 from memkit.run import new_id
 from tests.chaos_proxy import ChaosProxy, to_port, to_socket
@@ -175,7 +177,7 @@ async def test_a_replica_that_takes_no_writes(binary: Path, watchdog: Watchdog) 
         replica = stack.enter_context(tcp_server(binary, watchdog, *to_master))
         wait_until(lambda: _info(replica)["master_link_status"] == "up")
         async with (
-            connect(f"redis://127.0.0.1:{master.port}", wait_replicas=1, wait_timeout=5) as writer,
+            connect(f"redis://127.0.0.1:{master.port}", wait_replicas=1, wait_timeout=4) as writer,
             connect(f"redis://127.0.0.1:{replica.port}", retry_for=0.3) as reader,
         ):
             await writer.append("key", one())
@@ -581,3 +583,38 @@ async def test_a_server_killed_and_restarted_for_a_minute(binary: Path, watchdog
             with tcp_server(binary, watchdog, *durable, port=port, folder=folder):
                 print(await writers.check(), f"restarts {restarts}")
             assert restarts > 10
+
+
+async def test_a_loop_that_ends_with_an_append_under_way_does_not_hang(redis_socket: str) -> None:
+    program = """
+import asyncio
+from redis.asyncio import Redis
+from memkit.drivers.redis import RedisDriver
+from memkit.driver import Record
+async def main():
+    driver = RedisDriver(Redis(unix_socket_path={path!r}), wait_replicas=1, wait_timeout=0.1, retry_for=0.5)
+    asyncio.create_task(driver.append("k", [Record("a", b"x")]))
+asyncio.run(main())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program.format(path=redis_socket)]
+    done = subprocess.run(command, timeout=30, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_an_error_tells_no_arguments_of_a_command() -> None:
+    said = ResponseError("unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 's3cret'")
+    for error in (explained(said, "k", is_open=False), given_up(said, "k", 1, is_open=False)):
+        assert "s3cret" not in str(error)
+        assert "HELLO" in str(error)
+
+
+async def test_an_unknown_option_of_a_url_is_refused_at_once() -> None:
+    with pytest.raises(FormatError, match="no URL that connect knows"):
+        async with connect("redis://localhost?foo=1"):
+            pass
+
+
+@pytest.mark.parametrize("wait_timeout", [0, 0.0001, 5, 6])
+async def test_a_wait_that_could_not_end_in_time_is_refused(wait_timeout: float) -> None:
+    with pytest.raises(FormatError, match="wait_timeout"):
+        RedisDriver(Redis(), wait_replicas=1, wait_timeout=wait_timeout, timeout=5)

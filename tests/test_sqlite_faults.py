@@ -11,14 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
+from anyio import fail_after, sleep, to_thread
 
 from memkit.driver import Record
 from memkit.drivers.sqlite import SqliteDriver
@@ -410,3 +410,29 @@ async def test_killed_writers_lose_and_double_nothing(path: Path, count: int, ev
     assert (doubled, lost) == (0, 0)
     assert [position for position, _, _ in rows] == list(range(4 * count))
     assert all(content == body(name) for _, name, content in rows)
+
+
+async def test_what_a_reader_still_held_is_gone_soon_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    async with SqliteDriver(path) as driver:
+        epoch = (await driver.append("k", [Record("a", b"a secret " * 50)])).epoch
+        await driver.load("k")
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM log").fetchall()
+            await driver.redact("k", {0: b"gone"}, epoch=epoch)
+            reader.execute("COMMIT")
+        with fail_after(30):
+            while any(b"a secret" in file.read_bytes() for file in tmp_path.iterdir()):
+                await sleep(0.05)
+
+
+async def test_a_body_that_is_none_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    async with SqliteDriver(path) as driver:
+        await driver.append("k", [Record("a", b"x")])
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE log SET body = 5")
+            other.commit()
+        with pytest.raises(FormatError, match="holds what memkit never writes"):
+            await driver.load("k")

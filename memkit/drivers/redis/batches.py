@@ -101,8 +101,10 @@ class Lane:
             raise
         except _FAILURES as error:
             self._failed(error, (command,))
-        except BaseException:
+        except BaseException as error:
             self._leave(None)
+            if isinstance(error, Exception):
+                raise explained(error, command.key, is_open=False) from error
             raise
         if not replies or may_pass(replies[0]):
             self._leave(command)
@@ -132,6 +134,12 @@ class Lane:
         self.is_busy = bool(self._waiting)
         if self.is_busy:
             self._flusher = self._lanes.loop.create_task(self._flush(), name="memkit redis")
+            self._flusher.add_done_callback(self._flusher_ended)
+
+    def _flusher_ended(self, flusher: asyncio.Task[None]) -> None:
+        """Start another one if this was cancelled before its first step, as `asyncio.run` does at its end."""
+        if flusher.cancelled() and self._waiting:
+            self._go_on()
 
     async def _flush(self) -> None:
         batch: list[Command] = []

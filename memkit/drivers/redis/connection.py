@@ -77,6 +77,9 @@ async def connect(
                 await opened.aclose()
 
 
+_SENTINELS: Final = 4
+"""How many Sentinels that hang leave time for one that does not."""
+
 # Functions of redis-py whose types are not complete.
 _blocking_pool: Final[Callable[..., BlockingConnectionPool]] = cast("Any", BlockingConnectionPool).from_url
 _pool: Final[Callable[..., ConnectionPool]] = cast("Any", ConnectionPool).from_url
@@ -91,11 +94,17 @@ def _client(
     try:
         parts = urlsplit(url)
         if parts.scheme in _SENTINEL:
-            return _by_sentinel(parts, {**once, "socket_timeout": timeout, **sentinel_auth}, once)
+            # A Sentinel that hangs must leave time to ask the others in the same try.
+            share = timeout / _SENTINELS
+            limits = {**once, "socket_connect_timeout": share, "socket_timeout": share}
+            return _by_sentinel(parts, {**limits, **sentinel_auth}, once)
         if cluster or parts.scheme in _CLUSTER:
             # A time limit of each reply, too: a node that hangs is passed over when the others are asked for.
             return _of_cluster(parts, {**once, "socket_timeout": timeout}), []
         pool = _blocking_pool(url, max_connections=MAX_CONNECTIONS, timeout=timeout, socket_timeout=None, **once)
+        pool.connection_class(
+            **pool.connection_kwargs
+        )  # which knows what options there are, and connects to nothing
     except (ValueError, TypeError, RedisClusterException) as error:
         # Neither the URL, which may hold a password, nor what was made of it is shown.
         raise FormatError(f"this is no URL that connect knows ({type(error).__name__}): give {_FORMS}") from None

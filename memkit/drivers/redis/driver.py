@@ -78,6 +78,10 @@ class RedisDriver:
             raise FormatError(
                 f"ttl={ttl} would delete a conversation as soon as it is written; give None for ever"
             )
+        if wait_replicas and not 0.001 <= wait_timeout < timeout:
+            raise FormatError(
+                f"wait_timeout={wait_timeout} must be at least a millisecond and less than {timeout=}"
+            )
         self._client = client
         self._prefix_text = prefix
         self._prefix = prefix.encode()

@@ -211,12 +211,13 @@ def explained(error: Exception, key: str, *, is_open: bool) -> MemkitError:
             f"under the key of {key!r} lies something that is no hash; use another prefix. Nothing was written"
         )
     elif not code and "user_script" in str(error):
-        known = FormatError(f"{key!r} is damaged: a script found what none of ours writes: {error}")
+        known = FormatError(f"{key!r} is damaged: a script found what none of ours writes: {_said(error)}")
     else:
         advice = _ADVICE.get(code, "what was stored before is as it was")
         outcome = _UNKNOWN if is_open else "nothing was stored"
         known = DriverError(
-            f"the server refused {key!r}: {error}; {advice}; {outcome}", retryable=code in _LATER or is_open
+            f"the server refused {key!r}: {_said(error)}; {advice}; {outcome}",
+            retryable=code in _LATER or is_open,
         )
     known.__cause__ = error
     return known
@@ -226,11 +227,16 @@ def given_up(error: BaseException | None, key: str, retry_for: float, *, is_open
     """Return the error of a command that was tried until its time was over; `error` is that of the last try."""
     if isinstance(error, exceptions.ResponseError):
         return explained(error, key, is_open=is_open)
-    cause = f" ({error})" if error is not None and str(error) else ""
+    cause = f" ({_said(error)})" if error is not None and str(error) else ""
     outcome = _UNKNOWN if is_open else "nothing was stored; repeat it"
     known = DriverError(f"no server answered {key!r} within {retry_for:g} s{cause}; {outcome}", retryable=True)
     known.__cause__ = error
     return known
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says, without the arguments of a command: passwords, and what people have said."""
+    return str(error).partition(", with args")[0]
 
 
 def too_few_replicas(key: str, wanted: int) -> DriverError:

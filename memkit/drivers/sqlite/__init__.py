@@ -151,6 +151,8 @@ class SqliteDriver:
                     raise
             except sqlite3.Error as error:
                 raise explained(error, self._path) from error
+            except (TypeError, ValueError) as error:
+                raise FormatError(f"{self._path!r} holds what memkit never writes: {error}") from error
             self._readers.append(connection)
             return result
 

@@ -91,6 +91,11 @@ class Tables:
         self._flush()
         self._connection.execute("COMMIT")
 
+    @property
+    def leaves_copies(self) -> bool:
+        """Whether the log beside the file still has what was redacted or deleted."""
+        return self._leaves_copies
+
     def remove_copies(self) -> None:
         """Empty the log beside the file if it has what was redacted or deleted, as soon as no reader needs it.
 

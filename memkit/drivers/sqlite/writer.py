@@ -24,6 +24,9 @@ _BATCH: Final = 128
 _IDLE: Final = 5.0
 """Seconds after which a thread that has nothing to do closes its connection and ends."""
 
+_UNTIL_COPIES: Final = 0.2
+"""Seconds between two tries to remove the copies of a removed text that a reader still holds."""
+
 _PURGE_EVERY: Final = 30.0
 """Seconds between two looks for conversations that are expired."""
 
@@ -98,6 +101,10 @@ class Writer:
                 with no_fork():
                     deliver(self._done(batch))
                     self._purge()
+            if self._leaves_copies():
+                with no_fork():
+                    self._opened().remove_copies()
+                continue
             with no_fork():
                 self._close_tables()
             with self._wake:
@@ -109,9 +116,13 @@ class Writer:
         """Wait for what is to be done next; nothing means that the thread is to end."""
         with self._wake:
             while not self._jobs:
-                if self._is_closing or not self._wake.wait(None if self._stays else _IDLE):
+                pause = _UNTIL_COPIES if self._leaves_copies() else None if self._stays else _IDLE
+                if self._is_closing or not self._wake.wait(pause):
                     break
             return [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
+
+    def _leaves_copies(self) -> bool:
+        return self._tables is not None and self._tables.leaves_copies and not self._is_closing
 
     def _done(self, batch: list[_Job]) -> list[Outcome]:
         """Do a batch in one transaction; if that fails, each of it in one of its own, to spare the others."""
