@@ -17,6 +17,8 @@ import anyio
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+GONE = (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead)
+
 
 async def request(
     client: SocketStream, stream: BufferedByteReceiveStream, method: str, path: str, given: object = None
@@ -47,7 +49,7 @@ async def main(args: argparse.Namespace) -> None:
                     text = f"This is turn {turn} of user {user}. What do you say?"
                     await request(client, stream, "POST", "/chat", {"user": f"user-{user}", "text": text})
                     latencies.append(time.perf_counter() - begun)
-        except (OSError, RuntimeError, anyio.EndOfStream, anyio.IncompleteRead) as error:
+        except (OSError, RuntimeError, *GONE) as error:
             failures.append(repr(error))
         finished += 1
 
@@ -78,12 +80,19 @@ async def look(args: argparse.Namespace) -> dict[str, Any]:
         return await request(client, BufferedByteReceiveStream(client), "GET", "/health")
 
 
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--users", type=int, default=200, help="who talk at once (default: 200)")
-    parser.add_argument("--turns", type=int, default=10, help="of each user (default: 10)")
+    parser.add_argument("--users", type=positive, default=200, help="who talk at once (default: 200)")
+    parser.add_argument("--turns", type=positive, default=10, help="of each user (default: 10)")
     return parser.parse_args()
 
 

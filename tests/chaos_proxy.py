@@ -45,9 +45,11 @@ class ChaosProxy:
             yield self
         finally:
             server.close()
-            tasks = list(self._connections)
-            self.cut()
-            if tasks:
+            self.refuses = True
+            for _ in range(3):  # what was accepted a moment ago is only about to begin
+                await asyncio.sleep(0)
+            while tasks := list(self._connections):
+                self.cut()
                 await asyncio.wait(tasks)
 
     def cut(self) -> None:

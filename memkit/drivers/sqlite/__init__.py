@@ -7,6 +7,7 @@ what becomes of a process that forks, in `forks`.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -122,6 +123,8 @@ class SqliteDriver:
         """Let the conversation be gone after `ttl` seconds from now, or never; its rows go a little later."""
         check_key(key)
         moment = None if ttl is None else time.time() + ttl
+        if moment is not None and not -math.inf < moment < math.inf:
+            raise FormatError(f"ttl={ttl} is no number of seconds; None is for ever")
         return await self._write(lambda tables: tables.expire(key, moment))
 
     async def list_keys(self, prefix: str = "", /) -> AsyncIterator[str]:

@@ -64,7 +64,7 @@ def connect(path: str, *, durable: bool, timeout: float) -> sqlite3.Connection:
 def _connect(path: str, *, durable: bool, timeout: float) -> sqlite3.Connection:
     if path != MEMORY and not os.path.exists(path):  # noqa: PTH110 - a path as SQLite takes it
         with suppress(OSError):  # which SQLite explains better
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # what people say is private
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # what people say is private
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("BEGIN")  # another process may be making the tables
