@@ -45,11 +45,9 @@ class ChaosProxy:
             yield self
         finally:
             server.close()
-            self.refuses = True
-            for _ in range(3):  # what was accepted a moment ago is only about to begin
-                await asyncio.sleep(0)
-            while tasks := list(self._connections):
-                self.cut()
+            tasks = list(self._connections)
+            self.cut()
+            if tasks:
                 await asyncio.wait(tasks)
 
     def cut(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -68,15 +68,13 @@ async def connect(
         wait_replicas=wait_replicas,
         wait_timeout=wait_timeout,
     )
-    async with AsyncExitStack() as stack:  # which goes on closing if a cancellation goes through the shield
-        for opened in (client, *sentinels):
-            stack.push_async_callback(opened.aclose)
-        stack.push_async_callback(driver.close)
-        try:
-            yield driver
-        finally:
-            with CancelScope(shield=True):
-                await stack.aclose()
+    try:
+        yield driver
+    finally:
+        with CancelScope(shield=True):
+            await driver.close()
+            for opened in (client, *sentinels):
+                await opened.aclose()
 
 
 _SENTINELS: Final = 4

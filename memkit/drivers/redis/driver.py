@@ -45,8 +45,8 @@ class RedisDriver:
     """Keeps conversations in Redis or Valkey, each as one hash under `prefix` and its key.
 
     Borrows a client of redis-py for one server, for a master found by Sentinel, or for a cluster; `connect` owns
-    one. Of a pool, one connection is kept until `close()`; a client belongs to one event loop, and so does that.
-    asyncio only. The client's own retries do no harm, but are not needed.
+    one. Of a pool, one connection is kept while the client is open. asyncio only. The client's own retries do no
+    harm, but are not needed.
 
     Appends and loads that wait leave together. What had no answer is sent again for `retry_for` seconds, each try
     taking at most `timeout`; then a `DriverError` says whether the outcome is unknown. A lost answer doubles
@@ -248,8 +248,9 @@ async def _scan(lanes: Lanes, slot: int, pattern: bytes) -> AsyncIterator[bytes]
     """Yield the names of all hashes of the server that has a slot, some of them several times."""
     cursor, place = b"0", None
     while True:
-        # A cursor means nothing to another server, and to one that was restarted.
-        if place != lanes.connects(slot):
+        if place != lanes.connects(
+            slot
+        ):  # a cursor means nothing to another server, and to one that was restarted
             cursor, place = b"0", lanes.connects(slot)
         command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN, b"TYPE", b"hash")
         reply = await lanes.do(Command("list_keys", slot, scripts.pack(*command), is_write=False))

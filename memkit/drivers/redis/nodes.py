@@ -67,10 +67,6 @@ class Nodes(Protocol):
         """Give a connection back. Of each server, one at a time is taken."""
         ...
 
-    async def close(self) -> None:
-        """Give back what is kept, when no more is to be sent."""
-        ...
-
 
 class OneServer:
     """A client of one server, be it a master that Sentinel names. One connection of its pool is kept."""
@@ -107,13 +103,7 @@ class OneServer:
         return connection
 
     async def release(self, name: str, connection: Connection) -> None:
-        """Keep the connection for the next pipeline."""
-
-    async def close(self) -> None:
-        """Give the connection back to the pool."""
-        if (connection := self._connection) is not None:
-            self._connection = None
-            await self._pool.release(connection)
+        """Keep the connection. The pool closes it when the client is closed."""
 
 
 class Cluster:
@@ -165,9 +155,6 @@ class Cluster:
         if self._client.get_node(node_name=name) is not node:
             await connection.disconnect(nowait=True)
         node.release(connection)
-
-    async def close(self) -> None:
-        """Do nothing: no connection is kept."""
 
 
 def reader_of(connection: Connection) -> Callable[[], Awaitable[Any]]:
