@@ -32,9 +32,10 @@ from memkit.content import (
     ToolResult,
 )
 from memkit.conversation import Head, Summary
+from memkit.driver import CheckBody, capability
 from memkit.errors import FormatError
 from memkit.rawjson import load_text, split_array, split_object
-from memkit.run import Amend, Counts, Entry, Extend, Retract, Run
+from memkit.run import Amend, Counts, Entry, Extend, Retract, Run, new_run
 
 T = TypeVar("T")
 
@@ -64,6 +65,16 @@ class Codec(Protocol):
     def decode_head(self, data: bytes, /) -> Head:
         """Return the head of these bytes."""
         ...
+
+
+def check_codec(driver: object, codec: Codec) -> None:
+    """Ask a driver that keeps bodies of one form only whether those of this codec have it.
+
+    Raises:
+        UnsupportedError: they have not.
+    """
+    if (picky := capability(driver, CheckBody)) is not None:
+        picky.check_body(codec.encode(new_run("")))
 
 
 class JsonCodec:

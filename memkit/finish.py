@@ -124,8 +124,7 @@ async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[]
         # The caller's cancellation, or that of our timer. A job that has not begun is cancelled with its waiter.
         if not job.cancelled():
             await _until(job.done, deadline)
-        task = asyncio.current_task()
-        is_callers = loop.time() < deadline or (task is not None and task.cancelling() > 0)
+        is_callers = loop.time() < deadline or is_cancelled()
         if not job.done():
             _workers.give_up(job)
         elif is_callers:

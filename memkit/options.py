@@ -7,11 +7,10 @@ from typing import TypedDict, cast, get_args
 import msgspec
 
 from memkit.background import Background
-from memkit.codec import Codec, JsonCodec
-from memkit.driver import CheckBody, Driver, Trim, capability
+from memkit.codec import Codec, JsonCodec, check_codec
+from memkit.driver import Driver, Trim, capability
 from memkit.errors import BudgetError, SummaryError, UnsupportedError
 from memkit.messages import SummaryAs
-from memkit.run import new_run
 from memkit.strategies import Strategy, counter_of, last_runs
 from memkit.summaries import Summarizer, SummaryPolicy
 from memkit.tokens import TokenCounter
@@ -57,8 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _check_kinds(self)
         _check_counters(self)
         _check_retention(self)
-        if (picky := capability(self.driver, CheckBody)) is not None:
-            picky.check_body(self.codec.encode(new_run("")))
+        check_codec(self.driver, self.codec)
 
 
 def settings_of(driver: Driver, options: Options) -> Settings:

@@ -77,7 +77,7 @@ def _imported(memory: Metadata, text: StoredText) -> Imported:
     head = head_of(memory, [run.id for run in runs], problems.append)
     shell = as_shell(head.extra.get(SHELL))
     limits = (memory if isinstance(shell, str) else shell, head.meta)
-    max_runs, offset = _number(limits, "max_runs"), _number(limits, "offset")
+    max_runs, offset = number_in(limits, "max_runs"), number_in(limits, "offset")
     return Imported(tuple(runs), head, max_runs, offset, tuple(problems))
 
 
@@ -286,7 +286,8 @@ def _memory(stored: StoredText) -> Metadata:
 _UNCHANGED: Final = "; nothing was changed"
 
 
-def _number(sources: Iterable[Mapping[str, Any]], name: str) -> int | None:
+def number_in(sources: Iterable[Mapping[str, Any]], name: str) -> int | None:
+    """Return the first integer of that name."""
     for source in sources:
         value = source.get(name)
         if isinstance(value, int) and not isinstance(value, bool):

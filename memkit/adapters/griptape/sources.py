@@ -17,13 +17,13 @@ from anyio import to_thread
 
 from memkit.adapters.griptape.artifacts import Report
 from memkit.adapters.griptape.codec import GriptapeCodec, read_message
-from memkit.adapters.griptape.payload import Imported, dump, read
-from memkit.codec import Codec, JsonCodec
+from memkit.adapters.griptape.payload import Imported, dump, number_in, read
+from memkit.codec import Codec, JsonCodec, check_codec
 from memkit.conversation import Head, shows_summary
-from memkit.driver import CheckBody, Driver, capability
+from memkit.driver import Driver
 from memkit.errors import ConflictError, DriverError, FormatError, UnsupportedError
 from memkit.memory import Memory
-from memkit.run import Run, new_run
+from memkit.run import Run
 from memkit.window import Window
 
 
@@ -160,8 +160,7 @@ async def store(imported: Imported, driver: Driver, key: str, *, codec: Codec | 
         DriverError: the store failed; repeat it.
     """
     codec = codec or JsonCodec()
-    if (picky := capability(driver, CheckBody)) is not None:
-        picky.check_body(codec.encode(new_run("")))
+    check_codec(driver, codec)
 
     def with_head(head: Head) -> Head:
         if imported.head in (Head(), head):
@@ -243,7 +242,11 @@ def _thread(key: str, bodies: Sequence[bytes], start: int, stored_head: bytes | 
         raise FormatError(f"conversation {key!r}, {where}: {error}") from error
     head = _head_of_thread(head, start, [*runs], problems.append)
     return Imported(
-        tuple(runs.values()), head, _number(head, "max_runs"), _number(head, "offset"), tuple(problems)
+        tuple(runs.values()),
+        head,
+        number_in((head.meta,), "max_runs"),
+        number_in((head.meta,), "offset"),
+        tuple(problems),
     )
 
 
@@ -263,11 +266,6 @@ def _head_of_thread(head: Head, base: int, ids: Sequence[str], report: Report) -
     return msgspec.structs.replace(
         head, summary=msgspec.structs.replace(summary, upto=upto, upto_id=last, seen=upto)
     )
-
-
-def _number(head: Head, name: str) -> int | None:
-    value = head.meta.get(name)
-    return value if type(value) is int else None
 
 
 # --- writing ---
