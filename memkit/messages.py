@@ -28,7 +28,7 @@ from memkit.content import (
     text_of,
 )
 from memkit.conversation import SUMMARY_FRAME, Summary, View
-from memkit.rawjson import merged, parse_json, to_json
+from memkit.rawjson import merged, parse_json, restored, to_json
 from memkit.run import Run
 from memkit.steps import grouped, repaired
 
@@ -202,11 +202,7 @@ def _whole_message(part: Part) -> ChatMessage | None:
 
 def _as_written(message: ChatMessage, part: Part) -> ChatMessage:
     """Put back what the plain form of a message would lose: other keys, other values, absent keys."""
-    chat = _kept(part, "chat")
-    unset, more = chat.get("unset"), chat.get("set")
-    if isinstance(unset, list):
-        message = {key: value for key, value in message.items() if key not in unset}
-    return message | cast("ChatMessage", more) if isinstance(more, dict) else message
+    return restored(message, _kept(part, "chat"))
 
 
 def _kept(part: Part, name: str) -> dict[str, Any]:

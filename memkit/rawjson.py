@@ -198,3 +198,18 @@ def _next(text: str, at: int, closing: str) -> int:
 def _check_end(text: str, at: int) -> None:
     if text[at + 1 :].strip():
         raise ValueError(f"something follows the JSON value, at character {at + 1}")
+
+
+def difference(plain: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what turns the plain form of an object into what was written: members to set and to unset."""
+    changed = {key: value for key, value in written.items() if key not in plain or plain[key] != value}
+    absent = [key for key in plain if key not in written]
+    return {name: kept for name, kept in (("set", changed), ("unset", absent)) if kept}
+
+
+def restored(plain: dict[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was written, of its plain form and the `difference`, which may be anything that was stored."""
+    unset, more = difference.get("unset"), difference.get("set")
+    if isinstance(unset, list):
+        plain = {key: value for key, value in plain.items() if key not in unset}
+    return plain | cast("dict[str, Any]", more) if isinstance(more, dict) else plain

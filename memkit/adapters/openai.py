@@ -28,7 +28,7 @@ from memkit.content import (
 from memkit.errors import FormatError
 from memkit.items import as_str, call_of, part_of, with_extra
 from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
-from memkit.rawjson import to_json
+from memkit.rawjson import difference, to_json
 from memkit.run import Run, new_id
 from memkit.steps import repaired
 
@@ -201,7 +201,7 @@ def _content(message: ChatMessage) -> Content:
         return (_whole(message),)
     # Marked first, because with the mark a lone text is rendered as text and not as a list.
     marked = with_extra(first, "chat", {})
-    return (with_extra(first, "chat", _lost(content_message(role, (marked, *rest)), message)), *rest)
+    return (with_extra(first, "chat", difference(content_message(role, (marked, *rest)), message)), *rest)
 
 
 def _steps(message: ChatMessage, *, joins: bool) -> tuple[Part, ...]:
@@ -218,7 +218,7 @@ def _steps(message: ChatMessage, *, joins: bool) -> tuple[Part, ...]:
     plain = step_message(parts)
     if plain == message:
         return parts
-    return (with_extra(parts[0], "chat", _lost(plain, message)), *parts[1:])
+    return (with_extra(parts[0], "chat", difference(plain, message)), *parts[1:])
 
 
 def _has_no_parts(message: ChatMessage) -> bool:
@@ -234,7 +234,7 @@ def _whole(message: ChatMessage) -> Part:
     # As an Opaque it could be taken for a part of memkit's own.
     text = _text(message)
     plain = content_message("", (Text(text, extra={"chat": {}}),))
-    return Text(text, extra={"chat": _lost(plain, message)})
+    return Text(text, extra={"chat": difference(plain, message)})
 
 
 def _text(message: ChatMessage) -> str:
@@ -255,10 +255,3 @@ def _result(message: ChatMessage) -> ToolResult:
     items = _items(message)
     content = _text(message) if items is None else tuple(map(part_of, items))
     return ToolResult(as_str(message.get("tool_call_id")), content, as_str(message.get("name")))
-
-
-def _lost(plain: ChatMessage, message: ChatMessage) -> dict[str, Any]:
-    """Return what turns the plain form of a message into what it was."""
-    changed = {key: value for key, value in message.items() if key not in plain or plain[key] != value}
-    absent = [key for key in plain if key not in message]
-    return {name: kept for name, kept in (("set", changed), ("unset", absent)) if kept}
