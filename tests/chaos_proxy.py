@@ -9,6 +9,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from ssl import SSLContext
 from typing import TypeAlias
 
 Upstream: TypeAlias = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
@@ -37,14 +38,15 @@ class ChaosProxy:
         self._connections: dict[asyncio.Task[None], StreamWriter] = {}
 
     @asynccontextmanager
-    async def run(self) -> AsyncGenerator[ChaosProxy]:
-        """Serve while the context is entered."""
-        server = await asyncio.start_server(self._handle, "127.0.0.1")
+    async def run(self, tls: SSLContext | None = None) -> AsyncGenerator[ChaosProxy]:
+        """Serve while the context is entered, with TLS towards the client if asked to."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             server.close()
+            await asyncio.sleep(0.001)  # a connection that is being accepted is not known here yet
             tasks = list(self._connections)
             self.cut()
             if tasks:
@@ -56,17 +58,19 @@ class ChaosProxy:
             _reset(client)
             task.cancel()
 
-    async def _handle(self, reader: StreamReader, client: StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections[task] = client
-        try:
-            if not self.refuses:
-                with suppress(OSError, asyncio.CancelledError):
-                    await self._serve(reader, client)
-        finally:
-            del self._connections[task]
+    def _accept(self, reader: StreamReader, client: StreamWriter) -> None:
+        if self.refuses:
             _reset(client)
+            return
+        task = asyncio.create_task(self._serve(reader, client))
+        self._connections[task] = client
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Close what a task, which may have been cancelled before its first step, has served."""
+        _reset(self._connections.pop(task))
+        if not task.cancelled() and not isinstance(task.exception(), OSError | None):
+            task.result()
 
     async def _serve(self, reader: StreamReader, client: StreamWriter) -> None:
         from_server, server = await self._upstream()
@@ -78,10 +82,10 @@ class ChaosProxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            server.transport.abort()  # first, as a second cancellation would leave it open
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            server.transport.abort()
 
     async def _requests(self, reader: StreamReader, server: StreamWriter, turn: list[bool]) -> None:
         while data := await reader.read(1 << 16):
@@ -122,6 +126,6 @@ def to_port(port: int) -> Upstream:
 
 def _reset(client: StreamWriter) -> None:
     raw = client.get_extra_info("socket")
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # with TLS, what is closed has no socket
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.transport.abort()

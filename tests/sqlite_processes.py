@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import anyio._backends._asyncio  # imported before the fork: a killed writer mus
 
 from memkit.driver import Record
 from memkit.drivers.sqlite import SqliteDriver
+from memkit.drivers.sqlite.forks import no_fork
 from memkit.errors import DriverError
 
 KEY = "chaos"
@@ -115,6 +117,26 @@ def fork_memory(path: str) -> None:
     wait(forked(lambda: anyio.run(end, "child", "d")))
 
 
+def fork_crowded(_: str) -> None:
+    """Fork while there is always a thread that uses SQLite."""
+    over = threading.Event()
+
+    def use() -> None:
+        while not over.is_set():
+            with no_fork():
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.003)
+    wait(forked(lambda: None))
+    over.set()
+    for thread in threads:
+        thread.join()
+    os.write(1, b"forked\n")
+
+
 async def write(path: Path, writer: int, count: int, durable: bool) -> None:
     """Append `count` records, four at once, beginning with those that are not acknowledged yet.
 
@@ -169,4 +191,6 @@ def work(path: Path, writer: int, count: int, durable: bool) -> None:
 
 
 if __name__ == "__main__":
-    {"fork": fork, "fork-busy": fork_busy, "fork-memory": fork_memory}[sys.argv[1]](sys.argv[2])
+    {"fork": fork, "fork-busy": fork_busy, "fork-memory": fork_memory, "fork-crowded": fork_crowded}[sys.argv[1]](
+        sys.argv[2]
+    )

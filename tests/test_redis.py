@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
-from anyio import CancelScope, create_task_group, sleep
+from anyio import CancelScope, create_task_group, sleep, to_thread
 from anyio.lowlevel import checkpoint
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostError
@@ -134,7 +134,7 @@ async def test_a_deletion_that_is_repeated_does_not_hit_what_came_after_it(clien
     old = (await driver.append(key, one())).epoch
     await driver.delete(key)
     await driver.append(key, one(b"new"))
-    await driver._call(scripts.DELETE, key, [old.encode()])
+    await driver._call(scripts.DELETE, key, [old.encode()], list)
     assert (await driver.load(key)).bodies == [b"new"]
 
 
@@ -361,7 +361,7 @@ async def test_a_trim_that_was_interrupted_is_ended_by_the_next(client: Redis, k
     driver = RedisDriver(client)
     batch = many(2000)
     await driver.append(key, batch)
-    await driver._call(scripts.TRIM, key, [b"1500", b""])  # the first slice only
+    await driver._call(scripts.TRIM, key, [b"1500", b""], list)  # the first slice only
     again = await driver.append(key, batch[1400:1401])  # below the base, and not swept yet
     assert again.position == 2000
     assert await driver.trim(key, 0) == 1500
@@ -461,6 +461,23 @@ async def test_a_driver_is_closed_with_its_context(redis_socket: str, key: str) 
         await driver.append(key, one())
     with pytest.raises(ClosedError, match="async with connect"):
         await driver.load(key)
+
+
+@asyncio_only
+async def test_a_driver_that_is_closed_gives_its_connection_back(redis_socket: str, key: str) -> None:
+    pool = BlockingConnectionPool(
+        connection_class=UnixDomainSocketConnection, path=redis_socket, max_connections=1, timeout=1
+    )
+    driver = RedisDriver(Redis.from_pool(pool))
+
+    async def use() -> None:
+        await driver.append(key, one())
+        await driver.close()
+
+    # The one connection of the pool serves each event loop in turn.
+    await to_thread.run_sync(lambda: [asyncio.run(use()) for _ in range(3)])
+    async with Redis.from_pool(pool) as client:
+        assert (await RedisDriver(client).load(key)).end == 3
 
 
 @asyncio_only

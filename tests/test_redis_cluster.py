@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import suppress
@@ -78,6 +79,20 @@ async def test_a_borrowed_client_of_a_cluster(cluster: list[TcpServer], key: str
         assert (await driver.load(key)).bodies == [b"body"]
     async with connect(f"redis://127.0.0.1:{cluster[1].port}", cluster=True) as driver:
         assert (await driver.load(key)).bodies == [b"body"]
+
+
+async def test_a_node_that_hangs_is_passed_over(cluster: list[TcpServer], key: str) -> None:
+    hanging = await asyncio.start_server(_hang, "127.0.0.1")
+    async with hanging:
+        port = hanging.sockets[0].getsockname()[1]
+        nodes = f"127.0.0.1:{port},127.0.0.1:{cluster[0].port}"
+        async with connect(f"redis+cluster://{nodes}", timeout=1, retry_for=3) as driver:
+            assert (await driver.append(key, one())).position == 0
+
+
+async def _hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
 
 
 async def test_keys_of_all_nodes_are_listed_once(cluster: list[TcpServer], key: str) -> None:

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 
 import pytest
+import trustme
 from anyio import CancelScope, create_task_group, current_time, sleep
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -367,7 +369,69 @@ async def test_an_append_waits_for_its_replicas(binary: Path, watchdog: Watchdog
             assert (await driver.append("key", late)).position == 1
 
 
+async def test_a_deletion_waits_for_its_replicas_when_it_is_repeated_too(binary: Path, watchdog: Watchdog) -> None:
+    with ExitStack() as stack:
+        master = stack.enter_context(tcp_server(binary, watchdog))
+        to_master = ["--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0"]
+        replica = stack.enter_context(tcp_server(binary, watchdog, *to_master))
+        wait_until(lambda: _info(replica)["master_link_status"] == "up")
+        url = f"redis://127.0.0.1:{master.port}"
+        async with connect(url, wait_replicas=1, wait_timeout=0.2) as driver:
+            await driver.append("key", one())
+            replica.pause()
+            async with connect(url, wait_replicas=1, wait_timeout=0.2) as other:
+                for who in (driver, driver, other):
+                    with pytest.raises(DriverError, match="fewer than 1 replicas have confirmed"):
+                        await who.delete("key")
+                assert (await other.load("key")).epoch == ""
+                replica.resume()
+                assert await other.delete("key") is False
+            with replica.client() as client:
+                assert client.keys() == []
+
+
 # --- the network ---
+
+
+async def test_tls(redis_socket: str, key: str, tmp_path: Path) -> None:
+    authority, contexts = trustme.CA(), SSLContext(PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(contexts)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with ChaosProxy(to_socket(redis_socket)).run(contexts) as proxy:
+        url = f"rediss://localhost:{proxy.port}"
+        async with connect(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as driver, create_task_group() as tasks:
+            await driver.append(key, one(b"x" * 1_000_000))
+            proxy.cut()
+            for _ in range(300):
+                tasks.start_soon(driver.append, key, one())
+        async with connect(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as driver:
+            assert (await driver.load(key)).end == 301
+        async with connect(url, retry_for=0.1) as driver:
+            with pytest.raises(DriverError, match="certificate verify failed"):
+                await driver.append(key, one())
+
+
+async def test_a_cancellation_while_it_is_closed_leaves_no_connection(client: Redis, redis_socket: str) -> None:
+    name = f"closed-{new_id()}"
+
+    async def use(closing: asyncio.Event) -> None:
+        async with connect(f"unix://{redis_socket}?client_name={name}") as driver:
+            await driver.append("closed", one())
+            closing.set()
+
+    for turns in range(12):
+        closing = asyncio.Event()
+        task = asyncio.create_task(use(closing))
+        await closing.wait()
+        for _ in range(turns):
+            await sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        while any(
+            entry["name"] == name for entry in await client.client_list()
+        ):  # the server sees it a little later
+            await sleep(0.001)
 
 
 async def test_cut_connections(proxy: ChaosProxy, key: str) -> None:

@@ -391,6 +391,11 @@ async def test_a_process_that_forks_while_it_writes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_fork_comes_to_its_turn_while_threads_come_and_go() -> None:
+    assert await forked("fork-crowded", Path(":memory:")) == ["forked"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_child_has_a_copy_of_a_database_in_memory() -> None:
     assert await forked("fork-memory", Path(":memory:")) == ["parent", "3", "child", "4"]
 

@@ -22,6 +22,7 @@ from anyio import fail_after, sleep, to_thread
 
 from memkit.driver import Record
 from memkit.drivers.sqlite import SqliteDriver
+from memkit.drivers.sqlite.writer import Writer
 from memkit.errors import DriverError, FormatError
 from tests.sqlite_processes import KEY, Note, body, names, work
 
@@ -342,6 +343,20 @@ async def test_a_thread_that_cannot_be_started_is_an_error_and_no_more(
         assert caught.value.retryable
     assert (await driver.append("k", [record("a")])).position == 0
     await driver.aclose()
+
+
+async def test_a_failure_of_the_thread_that_writes_holds_nobody_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Writer) -> None:
+        raise MemoryError
+
+    async with SqliteDriver(path) as driver:
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "_purge", fail)
+            for number in range(20):
+                assert (await driver.append("k", [record(f"{number}")])).position == number
+        assert (await driver.append("k", [record("last")])).position == 20
 
 
 # --- killed ---

@@ -274,12 +274,13 @@ class Lane:
         codes = {code_of(command.error) for command in again}
         if "NOSCRIPT" in codes:
             try:
-                await self._load_scripts()
-            except MemkitError as error:
-                _settle_all(again, error)
-                return
+                refusal = await self._load_scripts()
             except _FAILURES as error:
                 self._failed(error, ())
+            else:
+                if refusal is not None:
+                    _settle_all(again, refusal)
+                    return
         if self._tries > 0:  # at once for the first time: a connection that was idle for long is often cut
             longest = min(_LONGEST_PAUSE, 0.01 * 2**self._tries)
             await _pause(longest * random.uniform(0.5, 1))  # noqa: S311 - so that not all clients come back at once
@@ -301,15 +302,17 @@ class Lane:
             else:
                 lane.put(command)
 
-    async def _load_scripts(self) -> None:
+    async def _load_scripts(self) -> Exception | None:
+        """Load all scripts; return what the server has against that."""
         batch = [Command("", 0, pack(b"INFO", b"server"), is_write=False)]
         batch += [Command("", 0, pack(b"SCRIPT", b"LOAD", script.source), is_write=False) for script in SCRIPTS]
         replies: list[Any] = []
         await self._exchange(batch, replies)
-        check_version(replies[0])
-        for reply in replies[1:]:
-            if isinstance(reply, Exception):
-                raise explained(reply, "", is_open=False) from reply
+        try:
+            check_version(replies[0])
+        except MemkitError as error:
+            return error
+        return next((reply for reply in replies[1:] if isinstance(reply, Exception)), None)
 
 
 def _settle_all(commands: Iterable[Command], error: BaseException) -> None:

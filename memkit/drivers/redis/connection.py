@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -17,7 +17,7 @@ from redis.exceptions import RedisClusterException
 
 from memkit.drivers.redis.driver import PREFIX, RETRY_FOR, TIMEOUT, WAIT_TIMEOUT, RedisDriver
 from memkit.errors import FormatError, UnsupportedError
-from memkit.finish import asyncio_loop
+from memkit.finish import SEVERAL_WRITES, asyncio_loop, finish_async
 
 MAX_CONNECTIONS: Final = 8
 _SENTINEL: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
@@ -68,17 +68,22 @@ async def connect(
         wait_replicas=wait_replicas,
         wait_timeout=wait_timeout,
     )
+
+    async def close() -> None:
+        async with AsyncExitStack() as opened:
+            for each in (client, *sentinels):
+                opened.push_async_callback(each.aclose)
+            await driver.close()
+
     try:
         yield driver
     finally:
         with CancelScope(shield=True):
-            await driver.close()
-            for opened in (client, *sentinels):
-                await opened.aclose()
+            await finish_async(close, time_limit=SEVERAL_WRITES)
 
 
-_SENTINELS: Final = 4
-"""How many Sentinels that hang leave time for one that does not."""
+_HANGING: Final = 4
+"""How many Sentinels, or nodes of a cluster, that hang leave time to ask one that does not."""
 
 # Functions of redis-py whose types are not complete.
 _blocking_pool: Final[Callable[..., BlockingConnectionPool]] = cast("Any", BlockingConnectionPool).from_url
@@ -91,16 +96,14 @@ def _client(
 ) -> tuple[Redis | RedisCluster, list[Redis]]:
     """Return a client that tries everything once, as the driver tries again itself, and its Sentinels."""
     once: dict[str, Any] = {"socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    # Who hangs must leave time to ask the others in the same try.
+    limits = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), timeout / _HANGING)
     try:
         parts = urlsplit(url)
         if parts.scheme in _SENTINEL:
-            # A Sentinel that hangs must leave time to ask the others in the same try.
-            share = timeout / _SENTINELS
-            limits = {**once, "socket_connect_timeout": share, "socket_timeout": share}
-            return _by_sentinel(parts, {**limits, **sentinel_auth}, once)
+            return _by_sentinel(parts, {**once, **limits, **sentinel_auth}, once)
         if cluster or parts.scheme in _CLUSTER:
-            # A time limit of each reply, too: a node that hangs is passed over when the others are asked for.
-            return _of_cluster(parts, {**once, "socket_timeout": timeout}), []
+            return _of_cluster(parts, {**once, **limits}), []
         pool = _blocking_pool(url, max_connections=MAX_CONNECTIONS, timeout=timeout, socket_timeout=None, **once)
         pool.connection_class(
             **pool.connection_kwargs

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -19,9 +20,6 @@ from memkit.drivers.redis.nodes import Cluster, OneServer
 from memkit.drivers.redis.replies import appended, done, loaded, record_of
 from memkit.errors import ConflictError, FormatError, UnsupportedError
 from memkit.finish import asyncio_loop, finish_async
-
-if TYPE_CHECKING:
-    import asyncio
 
 T = TypeVar("T")
 
@@ -102,8 +100,7 @@ class RedisDriver:
         """Return head and entries `start:stop` of one moment, 5 000 of them or about 8 MiB at most."""
         args = [_position(start), b"" if stop is None else _position(stop), self._read_ttl]
         size = min(_wanted(start, stop) * _ABOUT, scripts.MAX_LOAD)
-        reply = await self._call(scripts.LOAD, key, args, is_write=False, reply_size=size)
-        return _understood(key, reply, lambda: loaded(key, reply))
+        return await self._call(scripts.LOAD, key, args, partial(loaded, key), is_write=False, reply_size=size)
 
     async def append(
         self,
@@ -121,20 +118,13 @@ class RedisDriver:
         args = [self._fresh(), b"" if expect is None else _position(expect), _expected(epoch), self._ttl]
         for record in records:
             args += record_of(record)
-        reply = await self._call(scripts.APPEND, key, args)
-        try:
-            return appended(key, records, expect, epoch, reply)
-        except FormatError:
-            raise
-        except _DAMAGE as error:
-            raise _damaged(key, reply) from error
+        return await self._call(scripts.APPEND, key, args, partial(appended, key, records, expect, epoch))
 
     async def commit(self, key: str, head: bytes, /, *, revision: str) -> str:
         """Put `head` in the place of the head of that `revision`, and return the new revision."""
         new = new_epoch()
         args = [self._fresh(), self._ttl, _text(revision), new.encode(), head]
-        reply = await self._call(scripts.COMMIT, key, args)
-        _understood(key, reply, lambda: done(key, reply, revision=revision))
+        await self._call(scripts.COMMIT, key, args, partial(done, key, revision=revision))
         return new
 
     async def delete(self, key: str, /) -> bool:
@@ -143,11 +133,10 @@ class RedisDriver:
         That takes two round trips: a deletion whose answer was lost must not hit what came after it.
         """
         epoch = (await self.load(key, 0, 0)).epoch
-        if not epoch:
+        if not epoch and not self._wait_replicas:
             return False
-        reply = await self._call(scripts.DELETE, key, [epoch.encode()])
-        _understood(key, reply, lambda: done(key, reply))
-        return True
+        await self._call(scripts.DELETE, key, [epoch.encode()], partial(done, key))
+        return bool(epoch)
 
     async def trim(self, key: str, before: int, /, *, epoch: str | None = None) -> int:
         """Drop the entries before this position at once, and delete them in slices; return the new base."""
@@ -157,9 +146,8 @@ class RedisDriver:
             left = 1
             while left:
                 args = [_position(before), _expected(known)]
-                reply = await self._call(scripts.TRIM, key, args)
                 try:
-                    found: list[Any] = _understood(key, reply, partial(done, key, reply, epoch=known))
+                    found = await self._call(scripts.TRIM, key, args, partial(done, key, epoch=known))
                 except ConflictError:
                     if known == epoch:
                         raise
@@ -175,13 +163,13 @@ class RedisDriver:
         args = [_text(epoch)]
         for position, body in bodies.items():
             args += (_position(position), body)
-        reply = await self._call(scripts.REDACT, key, args)
-        _understood(key, reply, lambda: done(key, reply, epoch=epoch, positions=list(bodies)))
+        read = partial(done, key, epoch=epoch, positions=list(bodies))
+        await self._call(scripts.REDACT, key, args, read)
 
     async def expire(self, key: str, ttl: float | None, /) -> bool:
         """Let the conversation be gone after `ttl` seconds from now, or never, whatever is written to it later."""
-        reply = await self._call(scripts.EXPIRE, key, [_milliseconds(ttl)])
-        return bool(_understood(key, reply, lambda: done(key, reply))[0])
+        found = await self._call(scripts.EXPIRE, key, [_milliseconds(ttl)], partial(done, key))
+        return bool(found[0])
 
     async def list_keys(self, prefix: str = "", /) -> AsyncIterator[str]:
         """Yield the keys that start with `prefix`, without holding up the server.
@@ -194,6 +182,8 @@ class RedisDriver:
         seen: set[bytes] = set()
         done_by: set[str] = set()
         for slot in lanes.nodes.slots():
+            if slot % _SCAN == 0:
+                await asyncio.sleep(0)  # a cluster has 16 384 slots
             if not (done_by and lanes.nodes.name_of(slot) in done_by):
                 async for name in _scan(lanes, slot, pattern):
                     if name not in seen:
@@ -210,17 +200,24 @@ class RedisDriver:
         script: scripts.Script,
         key: str,
         args: Sequence[bytes],
+        read: Callable[[list[Any]], T],
         *,
         is_write: bool = True,
         reply_size: int = 0,
-    ) -> Any:
+    ) -> T:
         check_key(key)
         lanes = self._lanes_here()
         name = self._prefix + key.encode()
         slot = lanes.nodes.slot_of(name)
-        return await lanes.do(
-            Command(key, slot, script.call(name, args), is_write=is_write, reply_size=reply_size)
-        )
+        command = Command(key, slot, script.call(name, args), is_write=is_write, reply_size=reply_size)
+        reply = await lanes.do(command)
+        try:
+            return read(reply)
+        except FormatError:
+            raise
+        except _DAMAGE as error:
+            damage = f"what is stored is none of ours ({str(reply)[:100]})"
+            raise FormatError(f"{key!r} is damaged: {damage}") from error
 
     def _fresh(self) -> bytes:
         """Return an epoch that no log ever had, in a third of the time that `new_epoch` takes."""
@@ -259,19 +256,6 @@ async def _scan(lanes: Lanes, slot: int, pattern: bytes) -> AsyncIterator[bytes]
             yield name
         if cursor == b"0" and place == lanes.connects(slot):
             return
-
-
-def _understood(key: str, reply: Any, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except FormatError:
-        raise
-    except _DAMAGE as error:
-        raise _damaged(key, reply) from error
-
-
-def _damaged(key: str, reply: Any) -> FormatError:
-    return FormatError(f"{key!r} is damaged: what is stored is none of ours ({str(reply)[:100]})")
 
 
 def _position(position: int) -> bytes:

@@ -57,3 +57,4 @@ class Lanes:
         self._is_closed = True
         while any(lane.is_busy for lane in self._lanes.values()):  # noqa: ASYNC110 - once, and not for long
             await asyncio.sleep(0.001)
+        await self.nodes.close()

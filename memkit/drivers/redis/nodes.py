@@ -67,6 +67,10 @@ class Nodes(Protocol):
         """Give a connection back. Of each server, one at a time is taken."""
         ...
 
+    async def close(self) -> None:
+        """Give all back that was kept."""
+        ...
+
 
 class OneServer:
     """A client of one server, be it a master that Sentinel names. One connection of its pool is kept."""
@@ -103,7 +107,16 @@ class OneServer:
         return connection
 
     async def release(self, name: str, connection: Connection) -> None:
-        """Keep the connection. The pool closes it when the client is closed."""
+        """Keep the connection until this is closed, or the pool is."""
+
+    async def close(self) -> None:
+        """Close the connection, which only this event loop can use, and let the pool have it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect()
+            finally:
+                await self._pool.release(connection)
 
 
 class Cluster:
@@ -155,6 +168,9 @@ class Cluster:
         if self._client.get_node(node_name=name) is not node:
             await connection.disconnect(nowait=True)
         node.release(connection)
+
+    async def close(self) -> None:
+        """Do nothing: all were given back."""
 
 
 def reader_of(connection: Connection) -> Callable[[], Awaitable[Any]]:

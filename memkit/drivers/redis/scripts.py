@@ -199,7 +199,12 @@ _DELETE: Final = """
 local values = redis.call('HMGET', key, 'v', 'e')
 local refused = strange(values[1], values[2])
 if refused then return refused end
-if values[2] == args[1] then redis.call('UNLINK', key) end
+if values[2] == args[1] then redis.call('UNLINK', key)
+elseif values[2] then touch('e', values[2])
+else  -- deleted before, maybe by this very call, whose answer was lost
+  touch('v', 'VERSION')
+  redis.call('UNLINK', key)
+end
 return {0}
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -32,7 +33,8 @@ class _Forks:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
+        self._inside: Counter[int] = Counter()
+        self._is_forking = False
         self._all: WeakSet[Forkable] = WeakSet()
 
     def watch(self, item: Forkable) -> None:
@@ -41,26 +43,33 @@ class _Forks:
 
     @contextmanager
     def kept_out(self) -> Generator[None]:
+        thread = threading.get_ident()
         with self._changed:
-            self._inside += 1
+            # A fork waits for who is inside, even if the garbage collector brings it here once more.
+            self._changed.wait_for(lambda: not self._is_forking or thread in self._inside)
+            self._inside[thread] += 1
         try:
             yield
         finally:
             with self._changed:
-                self._inside -= 1
+                self._inside -= Counter([thread])
                 self._changed.notify_all()
 
     def before(self) -> None:
         self._changed.acquire()  # until after the fork
-        self._changed.wait_for(lambda: self._inside == 0)
+        self._is_forking = True  # so that threads that come and go do not hold it up for ever
+        self._changed.wait_for(lambda: not self._inside)
         for item in list(self._all):
             item.before_fork()
 
     def after_in_parent(self) -> None:
+        self._is_forking = False
+        self._changed.notify_all()
         self._changed.release()
 
     def after_in_child(self) -> None:
         self._changed = threading.Condition()
+        self._is_forking = False
         for item in list(self._all):
             item.after_fork()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from memkit.errors import DriverError, MemkitError
 from memkit.tickets import Outcome, Ticket, deliver
 
 T = TypeVar("T")
+_log: Final = logging.getLogger(__name__)
 
 _BATCH: Final = 128
 """How many writes a transaction has at most: with more, the last of them would wait for all the others."""
@@ -97,20 +99,26 @@ class Writer:
 
     def _run(self) -> None:
         while True:
-            while batch := self._next():
-                with no_fork():
-                    deliver(self._done(batch))
-                    self._purge()
-            if self._leaves_copies():
-                with no_fork():
-                    self._opened().remove_copies()
-                continue
+            try:
+                self._work()
+            except Exception:  # who comes later must not wait for a thread that has died
+                _log.exception("a transaction of %r could not be ended well; what comes next is done", self._path)
             with no_fork():
                 self._close_tables()
             with self._wake:
                 if not self._jobs:
                     self._thread = None
                     return
+
+    def _work(self) -> None:
+        """Do what waits until nothing more comes."""
+        while (batch := self._next()) or self._leaves_copies():
+            with no_fork():
+                if batch:
+                    deliver(self._done(batch))
+                    self._purge()
+                else:
+                    self._opened().remove_copies()
 
     def _next(self) -> list[_Job]:
         """Wait for what is to be done next; nothing means that the thread is to end."""
