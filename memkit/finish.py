@@ -1,9 +1,8 @@
 """`finish` and `finish_async`: a write that has started ends, whoever cancels; then the cancellation is raised.
 
 A shield of anyio does not stop a native `task.cancel()` or `asyncio.timeout`, after which the caller would go
-on while the write still goes on too. `finish` runs a blocking write in a worker thread: on asyncio the job is a
-future, which tells whether it has begun and whether it is over; elsewhere a lock decides who was first, the
-thread or the cancellation. `finish_async` runs one that awaits: on asyncio in a task of its own, which no
+on while the write still goes on too. `finish` runs a blocking write in a worker thread; a lock decides who was
+first, the thread or the cancellation. `finish_async` runs one that awaits: on asyncio in a task of its own, which no
 cancellation of the caller reaches and which is awaited to its end; elsewhere a shield is enough.
 """
 
@@ -13,9 +12,9 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from anyio import (
     CancelScope,
@@ -45,6 +44,64 @@ _THREADS: Final = 16
 _limiter: Final[RunVar[CapacityLimiter]] = RunVar("memkit.finish")
 
 
+class _Job(Generic[T]):
+    """A write for a worker thread, and the wait of its caller on asyncio: a bare future, as tickets have it.
+
+    What the standard library has for this, a future of its executor wrapped in one of the loop, takes longer than
+    the write.
+    """
+
+    __slots__ = ("_claim", "_error", "_loop", "_result", "_waiter", "_write", "is_late", "is_over")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[], T]) -> None:
+        self._loop = loop
+        self._write = write
+        self._claim = threading.Lock()  # of who is first: the thread, or the cancellation
+        self._waiter = loop.create_future()
+        self._result: T
+        self._error: BaseException | None = None
+        self.is_over = False
+        self.is_late = False
+
+    def claim(self) -> bool:
+        """Tell the first who asks that the write is theirs: to be done, or to be left."""
+        return self._claim.acquire(blocking=False)
+
+    def run(self) -> None:
+        """Do it, in a thread, unless the caller has left."""
+        if not self.claim():
+            return
+        try:
+            self._result = self._write()
+        except BaseException as error:
+            self._error = error
+        self.is_over = True
+        with suppress(RuntimeError):  # the event loop is gone, and so is who waited
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def expire(self) -> None:
+        """End the wait: the time is over."""
+        self.is_late = True
+        self._wake()
+
+    async def wait(self) -> None:
+        """Wait until it is over, or the time is."""
+        if not (self.is_over or self.is_late):
+            if self._waiter.done():
+                self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def outcome(self) -> T:
+        """Return what came of it, or raise it."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _wake(self) -> None:
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class _Workers:
     """Daemon threads that run jobs, at most `_THREADS` beside those that were given up.
 
@@ -53,36 +110,50 @@ class _Workers:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0  # threads that wait for a job, less the jobs that wait for a thread
         self._free = _THREADS  # how many more threads may be started
-        self._given_up: set[Future[Any]] = set()
+        self._given_up: set[_Job[Any]] = set()
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        job: Future[T] = Future()
-        self._jobs.put((job, work))
-        if not self._idle.acquire(blocking=False) and self._free > 0:
-            self._free -= 1
-            threading.Thread(target=self._run, name="memkit", daemon=True).start()
-        return job
+    def submit(self, job: _Job[Any]) -> None:
+        """Have a job run."""
+        with self._lock:
+            self._idle -= 1
+            is_short = self._idle < 0 < self._free
+            self._free -= is_short
+        self._jobs.put(job)
+        if is_short:
+            self._start()
 
-    def give_up(self, job: Future[Any]) -> None:
+    def give_up(self, job: _Job[Any]) -> None:
         """Let another thread take the place of the one that hangs in this job, and that end with it."""
-        self._given_up.add(job)
-        self._free += 1
+        with self._lock:
+            if job.is_over:
+                return
+            self._given_up.add(job)
+            is_short = self._idle < 0
+            self._free += not is_short
+        if is_short:
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="memkit", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            job, work = self._jobs.get()
-            if job.set_running_or_notify_cancel():
-                try:
-                    job.set_result(work())
-                except BaseException as error:
-                    job.set_exception(error)
-            if job in self._given_up:
-                return self._given_up.discard(job)
-            del job, work
-            self._idle.release()
+        while self._does_next():
+            pass
+
+    def _does_next(self) -> bool:
+        """Run the next job; return whether there is to be another one."""
+        with self._lock:
+            self._idle += 1
+        job = self._jobs.get()
+        job.run()
+        with self._lock:
+            is_given_up = job in self._given_up
+            self._given_up.discard(job)
+        return not is_given_up
 
 
 _workers = _Workers()
@@ -112,28 +183,31 @@ async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -
 
 
 async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[], T], time_limit: float) -> T:
-    import asyncio  # noqa: PLC0415 - 40 ms that a program on trio need not pay
-
-    job = _workers.submit(write)
-    waiter = asyncio.wrap_future(job)
-    deadline = loop.time() + time_limit
-    timer = loop.call_at(deadline, waiter.cancel)
+    job = _Job(loop, write)
+    timer = loop.call_later(time_limit, job.expire)
+    _workers.submit(job)
     try:
-        return await waiter
-    except asyncio.CancelledError:
-        # The caller's cancellation, or that of our timer. A job that has not begun is cancelled with its waiter.
-        if not job.cancelled():
-            await _until(job.done, deadline)
-        is_callers = loop.time() < deadline or is_cancelled()
-        if not job.done():
-            _workers.give_up(job)
-        elif is_callers:
+        await job.wait()
+    except get_cancelled_exc_class():
+        if not job.claim():
+            await _waited_for(job)
+        if job.is_over or not job.is_late:
             raise
-        elif not job.cancelled():
-            return job.result()  # done just as the time was over
-        raise unknown_outcome(time_limit) from None
     finally:
         timer.cancel()
+    if job.is_over:
+        return job.outcome()
+    if not job.claim():
+        _workers.give_up(job)
+    raise unknown_outcome(time_limit)
+
+
+async def _waited_for(job: _Job[Any]) -> None:
+    """Wait to the end, whoever cancels."""
+    with CancelScope(shield=True):  # or anyio would cancel again in every turn of the loop
+        while not (job.is_over or job.is_late):
+            with suppress(get_cancelled_exc_class()):
+                await job.wait()
 
 
 async def _finish_with_claim(write: Callable[[], T], time_limit: float) -> T:
