@@ -182,20 +182,22 @@ class Memory:
         await self._append(run)
         return run
 
-    async def append(self, *entries: Entry, since: int | None = None) -> int:
+    async def append(self, *entries: Entry, since: int | None = None, expect: int | None = None) -> int:
         """Store entries made before, all or none, and return the position of the first.
 
         Entries that are stored already are not stored again: they are looked for from `since` on, the end of
         the log when they were made; by default from where this handle has seen them, or began to see the log.
+        With `expect` they are stored only where the log ends there, so that nothing can come between.
 
         Raises:
-            ConflictError: an id is stored with other content, or only a part of the entries is stored.
+            ConflictError: an id is stored with other content, only a part of the entries is stored, or the log
+                does not end at `expect`.
         """
         self._check_open()
         if not entries:
             raise FormatError("append() needs at least one run to store")
         since = self._window.seen_since(entries[0].id) if since is None else since
-        return await self._append(*entries, since=since)
+        return await self._append(*entries, since=since, expect=expect)
 
     def turn(self, input: ContentLike, *, early: bool = False, meta: Mapping[str, Any] | None = None) -> Turn:
         """Return a context in which an answer is streamed or tools run; it is stored as one run on leaving.
@@ -383,10 +385,10 @@ class Memory:
         """Refuse to begin what could not be finished: a codec may have no form for extensions."""
         self._settings.codec.encode(Extend(new_id(), "run", 0))
 
-    async def _append(self, *entries: Entry, since: int | None = None) -> int:
+    async def _append(self, *entries: Entry, since: int | None = None, expect: int | None = None) -> int:
         self._check_open()
         before = self._window.conversation.end
-        position = await self._window.append(entries, since=since)
+        position = await self._window.append(entries, since=since, expect=expect)
         if (
             position != before
             or not self._viewer.is_settled

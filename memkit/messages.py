@@ -30,7 +30,7 @@ from memkit.content import (
 from memkit.conversation import SUMMARY_FRAME, Summary, View
 from memkit.rawjson import merged, parse_json, restored, to_json
 from memkit.run import Run
-from memkit.steps import grouped, repaired
+from memkit.steps import grouped, repaired, spoken
 
 ChatMessage: TypeAlias = dict[str, Any]
 
@@ -97,7 +97,7 @@ def run_messages(run: Run) -> list[ChatMessage]:
     if run.input != ():
         messages.append(content_message("user", run.input))
     if run.steps:
-        messages.extend(step_message(group) for group in grouped(repaired(run.steps)))
+        messages.extend(step_message(group) for group in grouped(repaired(spoken(run.steps))))
     if run.output != ():
         messages.append(content_message("assistant", run.output))
     return messages

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from memkit.content import Opaque, Part, ToolCall, ToolResult
+from memkit.rawjson import parse_json
 from memkit.run import Run
 
 INTERRUPTED: Final = "[interrupted: the result of this call was never recorded]"
@@ -14,7 +15,19 @@ INTERRUPTED: Final = "[interrupted: the result of this call was never recorded]"
 
 def messages_of(run: Run) -> int:
     """Return the number of chat messages that a run becomes, if no result of a call is missing."""
-    return (run.input != ()) + sum(1 for _ in grouped(run.steps)) + (run.output != ())
+    return (run.input != ()) + sum(1 for _ in grouped(spoken(run.steps))) + (run.output != ())
+
+
+def spoken(steps: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Return the steps that chat messages can tell: not what only another API understands, as its reasoning."""
+    if not any(isinstance(part, Opaque) for part in steps):
+        return steps
+    return tuple(part for part in steps if not isinstance(part, Opaque) or is_message(part))
+
+
+def is_message(part: Opaque) -> bool:
+    """Tell whether this is a whole chat message."""
+    return isinstance(parse_json(part.raw).get("role"), str)
 
 
 def grouped(steps: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
