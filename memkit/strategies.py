@@ -19,6 +19,7 @@ from memkit.conversation import View, price_of
 from memkit.errors import BudgetError
 from memkit.run import Run
 from memkit.steps import messages_of
+from memkit.strides import Step, check_step, stable_cut, step_beside
 from memkit.tokens import TokenCounter, cost_of
 
 Strategy: TypeAlias = Callable[[View], View]
@@ -46,17 +47,19 @@ def everything(view: View) -> View:
     return view
 
 
-def last_runs(n: int, *, step: int = 1) -> Strategy:
+def last_runs(n: int, *, step: Step = 1) -> Strategy:
     """Keep the newest `n` runs; with `step`, at least `n` and fewer than `n + step`.
 
     The first kept run then stays the same for `step` entries of the log, so that the beginning of the prompt
-    stays the same from turn to turn and a provider's prompt cache keeps hitting.
+    stays the same from turn to turn and a provider's prompt cache keeps hitting. `"auto"` is the step at which
+    the prompts cost least where cached tokens cost a tenth: the root of 18 (n - 1), 42 for 100 runs.
 
     Raises:
-        BudgetError: `n` is negative, or `step` is not positive.
+        BudgetError: `n` is negative, or `step` neither positive nor `"auto"`.
     """
     _at_least("n", n, 0)
-    _at_least("step", step, 1)
+    check_step(step)
+    stride = step_beside(n, step)
 
     def apply(view: View) -> View:
         index = len(view.runs) - n
@@ -64,7 +67,7 @@ def last_runs(n: int, *, step: int = 1) -> Strategy:
             return view
         if n == 0:
             return view.suffix(index)
-        cut = view.positions[index] // step * step
+        cut = view.positions[index] // stride * stride
         first = bisect_left(view.positions, cut)
         # At index 0 an older run, not loaded yet, may still lie behind the cut.
         return view.suffix(first) if first or view.positions[0] == cut else view
@@ -126,22 +129,26 @@ def prune(
     max_tokens: int,
     *,
     counter: TokenCounter | None = None,
-    step: int = 1,
+    step: Step = 1,
     on_overflow: Overflow = "empty",
 ) -> Strategy:
     """Keep the longest suffix of runs that fits `max_tokens` beside the summary and what is reserved.
 
     Runs are whole or absent. Without `counter` the prices are those of the handle's counter. With `step` the
     cut lies at the first position divisible by `step` that fits; while that would keep less than half of the
-    tokens that fit, `step` is halved. Where not even the newest run fits, `on_overflow` says what is kept:
-    nothing (`"empty"`), the newest run all the same (`"last"`), or a `BudgetError` (`"raise"`). A summary that
-    does not fit is left out.
+    tokens that fit, `step` is halved. `"auto"` is the largest step that this leaves, and so the cheapest: the
+    fewer cuts, the less a turn costs, and a token kept, whatever the price of cached tokens. About a quarter of
+    the budget is then unused on average, never more than half of what fits.
+
+    Where not even the newest run fits, `on_overflow` says what is kept: nothing (`"empty"`), the newest run all
+    the same (`"last"`), or a `BudgetError` (`"raise"`). A summary that does not fit is left out.
 
     Raises:
-        BudgetError: `max_tokens` or `step` is not positive; or, when applied, there is no counter at all.
+        BudgetError: `max_tokens` is not positive, or `step` neither positive nor `"auto"`; or, when applied,
+            there is no counter at all.
     """
     _at_least("max_tokens", max_tokens, 1)
-    _at_least("step", step, 1)
+    check_step(step)
 
     def apply(view: View) -> View:
         by = counter or view.counter
@@ -163,26 +170,29 @@ def prune(
             return view if step == 1 else msgspec.structs.replace(view, settled=False)
         if first >= len(view.runs):
             return _overflow(view, max_tokens, on_overflow)
-        return view.suffix(_stable_cut(view.positions, sums, first, step))
+        return view.suffix(stable_cut(view.positions, sums, first, step))
 
     return NamedStrategy(f"prune({max_tokens}{_step(step)})", apply, counter)
 
 
-def forget_steps(*, keep: int = 3, step: int = 1) -> Strategy:
+def forget_steps(*, keep: int = 3, step: Step = 1) -> Strategy:
     """Drop the tool traffic of all but the newest `keep` runs; with `step`, of fewer, in strides.
 
+    `"auto"` is the step of `last_runs(keep)`: right where a run is little without its traffic.
+
     Raises:
-        BudgetError: `keep` is negative, or `step` is not positive.
+        BudgetError: `keep` is negative, or `step` neither positive nor `"auto"`.
     """
     _at_least("keep", keep, 0)
-    _at_least("step", step, 1)
+    check_step(step)
+    stride = step_beside(keep, step)
 
     def apply(view: View) -> View:
         index = len(view.runs) - keep
         if index <= 0:
             return view
         if keep:
-            index = bisect_left(view.positions, view.positions[index] // step * step)
+            index = bisect_left(view.positions, view.positions[index] // stride * stride)
         old, new = view.runs[:index], view.runs[index:]
         if not any(run.steps for run in old):
             return view
@@ -241,18 +251,6 @@ def _sums(view: View, counter: TokenCounter, budget: int) -> Sequence[int]:
     return [spent[-1]] * older + spent[::-1]
 
 
-def _stable_cut(positions: Sequence[int], sums: Sequence[int], first: int, step: int) -> int:
-    """Return the index of the first run at or after a multiple of `step`, halved until half is kept."""
-    too_old = positions[first - 1]
-    fits = sums[-1] - sums[first]
-    while step > 1:
-        index = bisect_left(positions, (too_old // step + 1) * step)
-        if index < len(positions) and 2 * (sums[-1] - sums[index]) >= fits:
-            return index
-        step //= 2
-    return first
-
-
 def _overflow(view: View, max_tokens: int, on_overflow: Overflow) -> View:
     if on_overflow == "raise":
         raise BudgetError(
@@ -280,8 +278,8 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise BudgetError(f"{name} must be at least {least}, not {value}")
 
 
-def _step(step: int) -> str:
-    return f", step={step}" if step > 1 else ""
+def _step(step: Step) -> str:
+    return "" if step == 1 else f", step={step!r}"
 
 
 def _name(function: object) -> str:

@@ -72,13 +72,23 @@ class Viewer:
         self._shrink_at = len(now.entries) + PAGE
         try:
             view = self.view(0)
+            if view.closed and view.positions:
+                self._window.shrink(self._start_for(view))
+                self._shrink_at = max(4 * PAGE, len(self._window.conversation.entries) + PAGE)
         except BudgetError:
             return  # for `view` to raise, where a caller can handle it
-        if view.closed and view.positions:
-            seen = max(now.head.summary.seen, now.end - SUMMARY_REACH) if now.head.summary else now.end
-            # A page more than the view has: a step may lie before its beginning.
-            self._window.shrink(min(view.positions[0] - PAGE, seen, now.end - PAGE))
-            self._shrink_at = max(4 * PAGE, len(self._window.conversation.entries) + PAGE)
+
+    def _start_for(self, view: View) -> int:
+        """Return from where on entries are needed to make a closed view: a stride may begin far before its cut."""
+        now = self._window.conversation
+        seen = max(now.head.summary.seen, now.end - SUMMARY_REACH) if now.head.summary else now.end
+        start = min(view.positions[0] - PAGE, seen, now.end - PAGE)
+        while start > now.start:
+            window = now.from_position(start)
+            if self._strategy(self._priced(window.view(use_summary=self._use_summary))).closed:
+                break
+            start -= now.end - start
+        return start
 
     def tokens_of(self, contents: Sequence[Content]) -> int:
         """Return what contents cost as messages, 0 without a counter.

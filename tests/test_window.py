@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memkit.conversation import View
 from memkit.driver import Driver
 from memkit.drivers.file import FileDriver
 from memkit.drivers.inmemory import InMemoryDriver
@@ -202,6 +204,21 @@ async def test_a_long_lived_handle_keeps_what_its_summary_needs() -> None:
         for n in range(200, 1000):
             await memory.append(run(n))
             assert memory.view().summary == summary
+
+
+@pytest.mark.parametrize("step", [512, "auto"])
+async def test_a_long_lived_handle_keeps_what_a_wide_stride_needs(step: Any) -> None:
+    """The stride begins many pages before its cut; without its beginning, all that is held would fit."""
+    driver, runs = InMemoryDriver(), tuple(map(run, range(1_300)))
+    strategy = prune(1_500, counter=Words(), step=step)
+    async with Memory(driver, "k", strategy=strategy) as memory:
+        for end, new in enumerate(runs, 1):
+            await memory.append(new)
+            if end > 500 and end % 20 == 0:
+                whole = strategy(View(runs=runs[:end], positions=range(end)))
+                assert list(memory.view().positions) == list(whole.positions)
+                assert memory.view().closed
+        assert len(memory.conversation.entries) < 1_200
 
 
 async def test_a_budget_that_nothing_fits_is_raised_by_view_not_on_entering() -> None:
