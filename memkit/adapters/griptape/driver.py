@@ -17,21 +17,19 @@ Unlike griptape's own drivers, this one appends what is new, and never overwrite
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from copy import deepcopy
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import anyio
 import msgspec
 from anyio.from_thread import BlockingPortal
 
 from memkit.adapters.griptape.ledger import Known, Ledger, run_from, shown_of
+from memkit.adapters.portal import shared_portal, wait_for
 from memkit.driver import Driver
 from memkit.errors import FormatError
 from memkit.rawjson import to_json
@@ -156,13 +154,13 @@ class MemkitConversationMemoryDriver(BaseConversationMemoryDriver):
             ids, given = [run.id for run, _ in stored], to_json(metadata, "metadata")
             ledger, known = self._open(), self._notes.known(runs)
             self._notes.last = runs, known  # should this fail, the list is still that of this memory
-            self._notes.take(runs, stored, _call(lambda: ledger.store(ids, written, given, known)))
+            self._notes.take(runs, stored, wait_for(lambda: ledger.store(ids, written, given, known)))
             self._times.clear()
 
     def load(self) -> tuple[list[GriptapeRun], dict[str, Any]]:
         """Return all runs as they are now, whoever stored them, and the metadata."""
         with self._lock:
-            stored, known = _call(self._open().load)
+            stored, known = wait_for(self._open().load)
             runs = [_griptape_run(run) for run in stored]
             self._notes.take(runs, [(run, _Seen.of(run)) for run in runs], known)
             return runs, deepcopy(dict(known.metadata))
@@ -189,7 +187,7 @@ class MemkitConversationMemoryDriver(BaseConversationMemoryDriver):
         return msgspec.structs.replace(made, created_at=moment)
 
     def _open(self) -> Ledger:
-        portal = _portal()
+        portal = shared_portal()
         if self._portal is not portal:  # in a fork: what its parent has opened belongs to another event loop
             self._ledger, self._opened, self._portal = None, ExitStack(), portal
         if self._ledger is None:
@@ -214,37 +212,3 @@ def _artifact(stored: dict[str, Any]) -> BaseArtifact:
         return TextArtifact(stored["value"], **given)
     artifact: BaseArtifact = BaseArtifact.from_dict(stored)
     return artifact
-
-
-# --- the event loop of all drivers ---
-
-_starting: Final = threading.Lock()
-_portals: Final[list[BlockingPortal]] = []
-
-
-def _call(do: Callable[[], Awaitable[T]]) -> T:
-    """Await something on the event loop that all drivers share, while this thread waits."""
-    return _portal().call(do)
-
-
-def _portal() -> BlockingPortal:
-    with _starting:
-        if not _portals:
-            _portals.append(_start())
-        return _portals[0]
-
-
-def _start() -> BlockingPortal:
-    started: Future[BlockingPortal] = Future()
-
-    async def run() -> None:
-        async with BlockingPortal() as portal:
-            started.set_result(portal)
-            await portal.sleep_until_stopped()
-
-    # A daemon: the end of the program does not wait for it, and between two calls it has nothing to lose.
-    threading.Thread(target=anyio.run, args=(run,), name="memkit griptape driver", daemon=True).start()
-    return started.result()
-
-
-os.register_at_fork(after_in_child=_portals.clear)
