@@ -15,6 +15,8 @@ import asyncio
 import json
 import os
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -85,4 +87,9 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(arguments()))
+    args = arguments()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads this may leave, as `head -1` does
+    try:
+        asyncio.run(main(args))
+    except memkit.MemkitError as error:
+        sys.exit(f"agents_session.py: {error}")

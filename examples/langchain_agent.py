@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 from typing import Any
 
@@ -80,6 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("text", help="what you say")
     parser.add_argument("user", help="whose conversation it is: user-id-123")
     args = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads this may leave, as `head -1` does
     try:
         anyio.run(main, args.text, args.user)
     except memkit.MemkitError as error:

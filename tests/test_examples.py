@@ -431,11 +431,12 @@ def test_background_summaries_are_made_whatever_fails_first(tmp_path: Path) -> N
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("name", [name for name in ALL if name not in SERVERS])
 def test_it_ends_quietly_once_nobody_reads_what_it_prints(tmp_path: Path, name: str, unbuffered: str) -> None:
-    args = {"session.py": ["Hi", "me"], "replay.py": [written(tmp_path, turns(1))]}.get(name, [])
+    args = {name: ["Hi", "me"] for name in ("session.py", "agents_session.py", "langchain_agent.py")}
+    args["replay.py"] = [written(tmp_path, turns(1))]
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = run(tmp_path, name, *args, typed="Hi\n", stdout=writing, PYTHONUNBUFFERED=unbuffered)
+        done = run(tmp_path, name, *args.get(name, []), typed="Hi\n", stdout=writing, PYTHONUNBUFFERED=unbuffered)
     finally:
         os.close(writing)
 
