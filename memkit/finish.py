@@ -2,8 +2,8 @@
 
 A shield of anyio does not stop a native `task.cancel()` or `asyncio.timeout`, after which the caller would go
 on while the write still goes on too. `finish` runs a blocking write in a worker thread; a lock decides who was
-first, the thread or the cancellation. `finish_async` runs one that awaits: on asyncio in a task of its own, which no
-cancellation of the caller reaches and which is awaited to its end; elsewhere a shield is enough.
+first, the thread or the cancellation. `finish_async` runs one that awaits: on asyncio in a task of its own, which
+no cancellation of the caller reaches and which is awaited to its end; elsewhere a shield is enough.
 """
 
 from __future__ import annotations

@@ -15,11 +15,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
 
 import memkit
+from tests.servers.dynamodb import DynamoDB
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -408,7 +410,7 @@ def test_a_missing_file_is_explained(tmp_path: Path) -> None:
 # --- all of them ---
 
 ALL = sorted(path.name for path in EXAMPLES.glob("*.py"))
-SERVERS = {"bot_backend.py", "bot_load.py"}  # which go on, or need one that does
+SERVERS = {"bot_backend.py", "bot_load.py", "dynamodb_sessions.py"}  # which go on, or need one that does
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -486,3 +488,27 @@ def ask_bot(port: str, given: object) -> tuple[int, object]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+# --- dynamodb_sessions.py ---
+
+
+def test_sessions_in_dynamodb(tmp_path: Path, dynamodb: DynamoDB) -> None:
+    where = ["--local", "--endpoint", dynamodb.url, "--table", f"memkit-{uuid4().hex[:8]}"]
+    hello = run(tmp_path, "dynamodb_sessions.py", "Hello my name is Collin.", "user-id-123", *where)
+    name = run(tmp_path, "dynamodb_sessions.py", "What is my name?", "user-id-123", *where)
+    other = run(tmp_path, "dynamodb_sessions.py", "What is my name?", "user-id-124", *where)
+    assert (hello.stdout, hello.stderr) == ("Hello Collin!\n", "")
+    assert name.stdout == "Your name is Collin.\n"
+    assert other.stdout == "I do not know your name yet.\n"
+
+    for who, text, _ in GROUP:
+        done = run(tmp_path, "dynamodb_sessions.py", text, "group-id-123", "--name", who, *where)
+    assert done.stdout == "So far I have met Zach, Matt, Collin.\n"
+
+
+def test_sessions_in_a_table_that_is_missing(tmp_path: Path, dynamodb: DynamoDB) -> None:
+    done = run(tmp_path, "dynamodb_sessions.py", "Hello", "user-id-123", "--table", "memkit-none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("dynamodb_sessions.py: cannot read 'user-id-123' in table 'memkit-none': ")
+    assert "create_table()" in done.stderr
