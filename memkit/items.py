@@ -11,6 +11,7 @@ import msgspec
 
 from memkit.content import Blob, Json, Known, Opaque, Part, Ref, Text, ToolCall, text_of
 from memkit.messages import AUDIO, call_item, content_item
+from memkit.rawjson import dump_json
 
 K = TypeVar("K", bound=Known)
 
@@ -39,7 +40,7 @@ def part_of(item: Any) -> Part:
             return with_extra(part, "part", more) if more else part
     # With a kind of its own, an Opaque could be taken for one of memkit's parts.
     is_renderable = isinstance(fields.get("type"), str) and "kind" not in fields
-    return Opaque(msgspec.json.encode(fields)) if is_renderable else Json(fields)
+    return Opaque(dump_json(fields)) if is_renderable else Json(fields)
 
 
 def with_extra(part: K, name: str, value: Mapping[str, Any]) -> K:

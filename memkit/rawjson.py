@@ -114,6 +114,14 @@ def parse_json(raw: bytes) -> Any:
         return load_text(text)
 
 
+def dump_json(value: Any) -> bytes:
+    """Return a JSON value as text in UTF-8, in which a lone surrogate is an escape."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
 def load_text(text: str) -> Any:
     """Return the value of JSON text.
 

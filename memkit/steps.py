@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, cast
 
 from memkit.content import Opaque, Part, ToolCall, ToolResult
 from memkit.rawjson import parse_json
@@ -50,26 +50,69 @@ def joins(part: Part, before: Part) -> bool:
 def repaired(steps: tuple[Part, ...]) -> tuple[Part, ...]:
     """Return steps in which every call has a result and every result a call before it.
 
-    A result without a call is dropped; a call without a result gets one that says so, before the next
-    message of the model.
+    The results follow the message that has the calls; one without a call is dropped. A call without a result gets
+    one that says so.
     """
+    result_of, _ = _pairs(steps)
     fixed: list[Part] = []
-    open_calls: list[ToolCall] = []
+    calls: list[int] = []
     for index, part in enumerate(steps):
         if isinstance(part, ToolResult):
-            # Some providers give all calls of a message the same id, even "".
-            call = next((call for call in open_calls if call.id == part.id), None)
-            if call is None:
-                continue
-            open_calls.remove(call)
-        elif not (index and joins(part, steps[index - 1])):
-            fixed.extend(map(_stand_in, open_calls))
-            open_calls.clear()
+            continue
+        if calls and not joins(part, steps[index - 1]):
+            fixed.extend(_results(steps, calls, result_of))
+            calls.clear()
         if isinstance(part, ToolCall):
-            open_calls.append(part)
+            calls.append(index)
         fixed.append(part)
-    fixed.extend(map(_stand_in, open_calls))
+    fixed.extend(_results(steps, calls, result_of))
     return tuple(fixed)
+
+
+def repairs(steps: tuple[Part, ...]) -> Iterator[tuple[int, str]]:
+    """Yield what `repaired` does, each with the index of the step to which it does it."""
+    result_of, late = _pairs(steps)
+    paired = set(result_of.values())
+    for index, part in enumerate(steps):
+        if isinstance(part, ToolCall) and index not in result_of:
+            yield index, f"the call {part.id!r} has no result, and gets one that says so"
+        elif isinstance(part, ToolResult) and index not in paired:
+            yield index, f"the result of {part.id!r} is left out, since no such call is open"
+        elif isinstance(part, ToolResult) and index in late:
+            yield index, f"the result of {part.id!r} is put right after its call"
+
+
+def _pairs(steps: tuple[Part, ...]) -> tuple[dict[int, int], set[int]]:
+    """Return the indexes of results by those of their calls, and which of them come after another message.
+
+    Some providers give all calls of a message the same id, even "": the first that is open is meant, and else the
+    last one that has no result yet.
+    """
+    result_of: dict[int, int] = {}
+    late: set[int] = set()
+    open_calls: dict[str, list[int]] = {}
+    closed: dict[str, list[int]] = {}
+    for index, part in enumerate(steps):
+        if isinstance(part, ToolResult):
+            if open_calls.get(part.id):
+                result_of[open_calls[part.id].pop(0)] = index
+            elif closed.get(part.id):
+                result_of[closed[part.id].pop()] = index
+                late.add(index)
+            continue
+        if open_calls and not joins(part, steps[index - 1]):
+            for name, calls in open_calls.items():
+                closed.setdefault(name, []).extend(calls)
+            open_calls = {}
+        if isinstance(part, ToolCall):
+            open_calls.setdefault(part.id, []).append(index)
+    return result_of, late
+
+
+def _results(steps: tuple[Part, ...], calls: Sequence[int], result_of: Mapping[int, int]) -> Iterator[Part]:
+    """Yield the results of the calls of a message: those that came, as they came, and stand-ins."""
+    yield from (steps[at] for at in sorted(result_of[call] for call in calls if call in result_of))
+    yield from (_stand_in(cast("ToolCall", steps[call])) for call in calls if call not in result_of)
 
 
 def interrupted(steps: tuple[Part, ...]) -> tuple[ToolResult, ...]:

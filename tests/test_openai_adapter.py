@@ -27,8 +27,10 @@ from memkit import (
     ToolResult,
 )
 from memkit.adapters.openai import Imported, to_messages, to_runs
+from memkit.content import Opaque
+from memkit.items import part_of
 from memkit.messages import ChatMessage
-from memkit.rawjson import MAX_DEPTH
+from memkit.rawjson import MAX_DEPTH, parse_json
 from memkit.steps import INTERRUPTED
 from memkit.tokens import approximate, cost_of
 from tests.histories import examples
@@ -483,3 +485,25 @@ async def test_real_conversations_come_back_from_files_as_they_were(shared: Path
         async with Memory(FileDriver(tmp_path), f"conversation {number}") as memory:
             runs = [run async for run in memory.history()]
         assert [*systems[number], *to_messages(runs)] == messages
+
+
+def test_a_result_that_comes_after_the_next_message_is_put_to_its_call() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    said = {"role": "assistant", "content": "Let me see."}
+    result = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
+    answer = {"role": "assistant", "content": "It is sunny."}
+    question = {"role": "user", "content": "What is the weather?"}
+
+    imported = to_runs([question, asked, said, result, answer])
+
+    assert to_messages(imported.runs) == [question, asked, result, said, answer]
+    assert imported.repairs == ("message 3: the result of '1' is put right after its call",)
+
+
+def test_an_item_with_half_a_character_is_kept() -> None:
+    said = {"role": "user", "content": [{"type": "new", "text": "\ud83d"}]}
+    assert to_messages(to_runs([said]).runs) == [{"role": "user", "content": [{"type": "new", "text": "\ufffd"}]}]
+    part = part_of({"type": "new", "text": "\ud83d"})
+    assert isinstance(part, Opaque)
+    assert parse_json(part.raw) == {"type": "new", "text": "\ud83d"}

@@ -30,7 +30,7 @@ from memkit.items import as_str, call_of, part_of, with_extra
 from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
 from memkit.rawjson import difference, to_json
 from memkit.run import Run, new_id
-from memkit.steps import repaired
+from memkit.steps import repairs
 
 
 class Dumpable(Protocol):
@@ -72,7 +72,7 @@ def to_runs(messages: Iterable[Given]) -> Imported:
         raise FormatError(f"chat messages come as a list of dicts, not as a {kind.__name__}")
     given = [_checked(index, message) for index, message in enumerate(messages)]
     cleaned = [_cleaned(message) for message in given]
-    repairs = [
+    found = [
         (index, "text that is not valid Unicode is replaced by U+FFFD")
         for index, (before, after) in enumerate(zip(given, cleaned, strict=True))
         if before is not after
@@ -82,8 +82,8 @@ def to_runs(messages: Iterable[Given]) -> Imported:
     for start, stop in _exchanges(cleaned, talk):
         run, sources = _run(cleaned, start, stop)
         runs.append(run)
-        repairs.extend(_repairs(run.steps, sources))
-    reports = tuple(f"message {index}: {what}" for index, what in sorted(repairs))
+        found.extend((sources[at], what) for at, what in repairs(run.steps))
+    reports = tuple(f"message {index}: {what}" for index, what in sorted(found))
     return Imported(tuple(cleaned[:talk]), tuple(runs), reports)
 
 
@@ -167,22 +167,6 @@ def _would_join(steps: Sequence[Part]) -> bool:
     """Tell whether calls would become a part of the message before, after a repair at the latest."""
     spoken = next((part for part in reversed(steps) if not isinstance(part, ToolResult)), None)
     return isinstance(spoken, Text) or (isinstance(spoken, ToolCall) and steps[-1] is spoken)
-
-
-def _repairs(steps: tuple[Part, ...], sources: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield what `repaired` does to these steps, and the messages to which it does it."""
-    source_of = {id(part): source for part, source in zip(steps, sources, strict=True)}
-    fixed = repaired(steps)
-    kept = set(map(id, fixed))
-    for part in steps:
-        if isinstance(part, ToolResult) and id(part) not in kept:
-            yield source_of[id(part)], f"the result of {part.id!r} is left out, since no such call is open"
-    callers: dict[str, int] = {}
-    for part in fixed:
-        if isinstance(part, ToolCall):
-            callers[part.id] = source_of[id(part)]
-        elif isinstance(part, ToolResult) and id(part) not in source_of:
-            yield callers[part.id], f"the call {part.id!r} has no result, and gets one that says so"
 
 
 # --- messages ---
