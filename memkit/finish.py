@@ -8,13 +8,11 @@ no cancellation of the caller reaches and which is awaited to its end; elsewhere
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import (
     CancelScope,
@@ -28,6 +26,8 @@ from anyio import (
 from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 
 from memkit.errors import DriverError
+from memkit.patience import patience
+from memkit.workers import THREADS, Job, give_up, submit
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,131 +40,7 @@ WRITE_TIMEOUT: Final = 10.0
 SEVERAL_WRITES: Final = 6 * WRITE_TIMEOUT
 """Seconds for writes that must end together, each of which may take a driver's whole time."""
 
-_THREADS: Final = 16
 _limiter: Final[RunVar[CapacityLimiter]] = RunVar("memkit.finish")
-
-
-class _Job(Generic[T]):
-    """A write for a worker thread, and the wait of its caller on asyncio: a bare future, as tickets have it.
-
-    What the standard library has for this, a future of its executor wrapped in one of the loop, takes longer than
-    the write.
-    """
-
-    __slots__ = ("_claim", "_error", "_loop", "_result", "_waiter", "_write", "is_late", "is_over")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[], T]) -> None:
-        self._loop = loop
-        self._write = write
-        self._claim = threading.Lock()  # of who is first: the thread, or the cancellation
-        self._waiter = loop.create_future()
-        self._result: T
-        self._error: BaseException | None = None
-        self.is_over = False
-        self.is_late = False
-
-    def claim(self) -> bool:
-        """Tell the first who asks that the write is theirs: to be done, or to be left."""
-        return self._claim.acquire(blocking=False)
-
-    def run(self) -> None:
-        """Do it, in a thread, unless the caller has left."""
-        if not self.claim():
-            return
-        try:
-            self._result = self._write()
-        except BaseException as error:
-            self._error = error
-        self.is_over = True
-        with suppress(RuntimeError):  # the event loop is gone, and so is who waited
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def expire(self) -> None:
-        """End the wait: the time is over."""
-        self.is_late = True
-        self._wake()
-
-    async def wait(self) -> None:
-        """Wait until it is over, or the time is."""
-        if not (self.is_over or self.is_late):
-            if self._waiter.done():
-                self._waiter = self._loop.create_future()
-            await self._waiter
-
-    def outcome(self) -> T:
-        """Return what came of it, or raise it."""
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _wake(self) -> None:
-        if not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class _Workers:
-    """Daemon threads that run jobs, at most `_THREADS` beside those that were given up.
-
-    The standard executor's threads are joined when the interpreter ends, so one store that hangs would keep the
-    process alive for ever.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0  # threads that wait for a job, less the jobs that wait for a thread
-        self._free = _THREADS  # how many more threads may be started
-        self._given_up: set[_Job[Any]] = set()
-
-    def submit(self, job: _Job[Any]) -> None:
-        """Have a job run."""
-        with self._lock:
-            self._idle -= 1
-            is_short = self._idle < 0 < self._free
-            self._free -= is_short
-        self._jobs.put(job)
-        if is_short:
-            self._start()
-
-    def give_up(self, job: _Job[Any]) -> None:
-        """Let another thread take the place of the one that hangs in this job, and that end with it."""
-        with self._lock:
-            if job.is_over:
-                return
-            self._given_up.add(job)
-            is_short = self._idle < 0
-            self._free += not is_short
-        if is_short:
-            self._start()
-
-    def _start(self) -> None:
-        threading.Thread(target=self._run, name="memkit", daemon=True).start()
-
-    def _run(self) -> None:
-        while self._does_next():
-            pass
-
-    def _does_next(self) -> bool:
-        """Run the next job; return whether there is to be another one."""
-        with self._lock:
-            self._idle += 1
-        job = self._jobs.get()
-        job.run()
-        with self._lock:
-            is_given_up = job in self._given_up
-            self._given_up.discard(job)
-        return not is_given_up
-
-
-_workers = _Workers()
-
-
-def _after_fork() -> None:
-    global _workers  # noqa: PLW0603 - the threads are not there in a child
-    _workers = _Workers()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -> T:
@@ -183,9 +59,10 @@ async def finish(write: Callable[[], T], *, time_limit: float = WRITE_TIMEOUT) -
 
 
 async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[], T], time_limit: float) -> T:
-    job = _Job(loop, write)
-    timer = loop.call_later(time_limit, job.expire)
-    _workers.submit(job)
+    job = Job(loop, write)
+    others = patience(loop, time_limit)
+    others.waiting.add(job)
+    submit(job)
     try:
         await job.wait()
     except get_cancelled_exc_class():
@@ -194,15 +71,15 @@ async def _finish_on_asyncio(loop: asyncio.AbstractEventLoop, write: Callable[[]
         if job.is_over or not job.is_late:
             raise
     finally:
-        timer.cancel()
+        others.waiting.discard(job)
     if job.is_over:
         return job.outcome()
     if not job.claim():
-        _workers.give_up(job)
+        give_up(job)
     raise unknown_outcome(time_limit)
 
 
-async def _waited_for(job: _Job[Any]) -> None:
+async def _waited_for(job: Job[Any]) -> None:
     """Wait to the end, whoever cancels."""
     with CancelScope(shield=True):  # or anyio would cancel again in every turn of the loop
         while not (job.is_over or job.is_late):
@@ -288,7 +165,7 @@ def worker_threads() -> CapacityLimiter:
     """Return the limiter of this event loop for the threads of drivers: files must not starve other work."""
     limiter = _limiter.get(None)
     if limiter is None:
-        limiter = CapacityLimiter(_THREADS)
+        limiter = CapacityLimiter(THREADS)
         _limiter.set(limiter)
     return limiter
 

@@ -17,6 +17,7 @@ from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from memkit.finish import asyncio_loop, unknown_outcome
+from memkit.patience import patience
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,6 +61,10 @@ class Ticket(Generic[T]):
         elif not self._waiter.done():
             self._waiter.set_result(None)
 
+    def expire(self, seconds: float, /) -> None:
+        """Let the caller go on: nobody knows with what."""
+        self.settle(None, unknown_outcome(seconds))
+
     async def outcome(self, time_limit: float) -> T:
         """Wait for the outcome and return it, or raise it.
 
@@ -75,8 +80,8 @@ class Ticket(Generic[T]):
         return cast("T", self._result)
 
     async def _wait_on_asyncio(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
-        patience = _patience(loop, time_limit)
-        patience.waiting.add(self)
+        others = patience(loop, time_limit)
+        others.waiting.add(self)
         try:
             await cast("asyncio.Future[None]", self._waiter)
         except get_cancelled_exc_class():  # which has cancelled the future as well
@@ -87,30 +92,13 @@ class Ticket(Generic[T]):
                         await self._waiter
             raise
         finally:
-            patience.waiting.discard(self)
+            others.waiting.discard(self)
 
     async def _wait_shielded(self, time_limit: float) -> None:
         with move_on_after(time_limit, shield=True):
             await cast("Event", self._waiter).wait()
-        self.settle(None, unknown_outcome(time_limit))
+        self.expire(time_limit)
         await checkpoint_if_cancelled()
-
-
-class _Patience:
-    """Gives up what has waited for too long: one timer for all that have begun to wait at about the same time."""
-
-    __slots__ = ("ends", "loop", "time_limit", "waiting")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
-        self.loop = loop
-        self.time_limit = time_limit
-        self.ends = loop.time() + time_limit / 100  # when nobody is taken in any more
-        self.waiting: set[Ticket[Any]] = set()
-        loop.call_later(time_limit * 1.01, self._give_up)
-
-    def _give_up(self) -> None:
-        for ticket in self.waiting:
-            ticket.settle(None, unknown_outcome(self.time_limit))
 
 
 Send: TypeAlias = Callable[..., object]
@@ -120,21 +108,13 @@ Outcome: TypeAlias = tuple[Ticket[Any], Any, BaseException | None]
 
 
 class _Here(threading.local):
-    """What the event loops of this thread have: the latest patience, and the outcomes that are to be settled."""
+    """What the event loops of this thread have: the outcomes that are to be settled."""
 
     def __init__(self) -> None:
-        self.patience: _Patience | None = None
         self.outcomes: dict[Send, deque[Outcome]] = {}
 
 
 _here: Final = _Here()
-
-
-def _patience(loop: asyncio.AbstractEventLoop, time_limit: float) -> _Patience:
-    found = _here.patience
-    if found is None or found.loop is not loop or found.time_limit != time_limit or found.ends < loop.time():
-        found = _here.patience = _Patience(loop, time_limit)
-    return found
 
 
 def deliver(outcomes: Iterable[Outcome]) -> None:

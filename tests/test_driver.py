@@ -28,7 +28,8 @@ from memkit.driver import (
 )
 from memkit.drivers.inmemory import InMemoryDriver
 from memkit.errors import ConflictError, DriverError, FormatError
-from memkit.finish import _THREADS, finish
+from memkit.finish import finish
+from memkit.workers import THREADS
 
 
 class TestClip:
@@ -278,7 +279,7 @@ class TestFinish:
         store.go.set()
 
     async def test_cancelled_before_it_begins(self) -> None:
-        busy = [Store() for _ in range(_THREADS)]
+        busy = [Store() for _ in range(THREADS)]
         late, scope = Store(), CancelScope()
         late.go.set()
 

@@ -11,10 +11,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -54,6 +54,8 @@ from memkit.drivers.file.reading import (
     take_snapshot,
 )
 from memkit.errors import FormatError
+
+T = TypeVar("T")
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """About how many bytes one load returns at most, if that is more than one entry."""
@@ -123,7 +125,8 @@ class ConversationFile:
 
     def append(self, records: Sequence[Record], since: int, expect: int | None, epoch: str | None) -> Appended:
         """Store all records as one line, unless they are stored already."""
-        with self._writing() as (fd, now):
+
+        def append(fd: int, now: Snapshot | None) -> Appended:
             end, actual = (now.end, now.header.epoch) if now else (0, "")
             stored = self._stored_since(fd, now, since) if now and since < end else {}
             position = position_of(self._key, records, stored)
@@ -141,28 +144,36 @@ class ConversationFile:
             self._seen = msgspec.structs.replace(now, size=now.size + len(line), end=end + len(records))
             return Appended(end, end + len(records), actual)
 
+        return self._locked(append)
+
     def commit(self, head: bytes, revision: str) -> str:
         """Store a head as one line, if the head of that revision is still the current one."""
-        with self._writing() as (fd, now):
+
+        def commit(fd: int, now: Snapshot | None) -> str:
             check_revision(self._key, revision, now.revision if now else "")
             if now is None:
                 header = self._create(fd, lambda epoch: [head_line(0, f"{epoch}.1", None, head)])
                 return f"{header.epoch}.1"
             epoch, _, number = now.revision.rpartition(".")
-            revision = f"{epoch}.{int(number) + 1}"
+            new = f"{epoch}.{int(number) + 1}"
             if int(number) % _COMMITS_KEPT == 0 and now.head_at >= 0:
-                after = msgspec.structs.replace(now, head=head, revision=revision)
+                after = msgspec.structs.replace(now, head=head, revision=new)
                 self._rewrite(fd, after, now.header.base, {})
-                return revision
-            return self._put_head(fd, now, revision, now.expires, head)
+                return new
+            return self._put_head(fd, now, new, now.expires, head)
+
+        return self._locked(commit)
 
     def expire(self, moment: float | None) -> bool:
         """Store when the conversation expires, with the head as it is."""
-        with self._writing(create=False) as (fd, now):
+
+        def expire(fd: int, now: Snapshot | None) -> bool:
             if now is None:
                 return False
             self._put_head(fd, now, now.revision, moment, now.head)
             return True
+
+        return self._locked(expire, create=False)
 
     def delete(self) -> bool:
         """Remove the file, and what was set aside from it; also one that is damaged."""
@@ -224,7 +235,8 @@ class ConversationFile:
 
     def trim(self, before: int, epoch: str | None) -> int:
         """Drop the entries before this position."""
-        with self._writing(create=False) as (fd, now):
+
+        def trim(fd: int, now: Snapshot | None) -> int:
             check_epoch(self._key, epoch, now.header.epoch if now else "")
             if now is None:
                 return 0
@@ -233,9 +245,12 @@ class ConversationFile:
                 self._rewrite(fd, now, base, {})
             return base
 
+        return self._locked(trim, create=False)
+
     def redact(self, bodies: Mapping[int, bytes], epoch: str) -> None:
         """Put other bodies in the place of those at these positions."""
-        with self._writing(create=False) as (fd, now):
+
+        def redact(fd: int, now: Snapshot | None) -> None:
             check_epoch(self._key, epoch, now.header.epoch if now else "")
             base, end = (now.header.base, now.end) if now else (0, 0)
             check_positions(self._key, bodies, base, end)
@@ -243,6 +258,8 @@ class ConversationFile:
                 return
             self._rewrite(fd, now, now.header.base, bodies)
             self._forget_copies()
+
+        return self._locked(redact, create=False)
 
     def _rewrite(self, fd: int, now: Snapshot, base: int, replaced: Mapping[int, bytes]) -> None:
         start = offset_of(fd, now, base)
@@ -271,15 +288,13 @@ class ConversationFile:
 
     # --- the file under its lock ---
 
-    @contextmanager
-    def _writing(self, *, create: bool = True) -> Generator[tuple[int, Snapshot | None], None, None]:
-        """Yield the locked file, -1 if there is none, and what is in it: None if there is no conversation."""
+    def _locked(self, do: Callable[[int, Snapshot | None], T], *, create: bool = True) -> T:
+        """Do something with the locked file, -1 if there is none, and its conversation, None if it has none."""
         fd, size = open_locked(self._path, create=create)
         if fd < 0:
-            yield fd, None
-            return
+            return do(fd, None)
         try:
-            yield fd, self._live(fd, size)
+            return do(fd, self._live(fd, size))
         except BaseException as error:
             raise self._cleaned_up(fd, error) from error.__cause__
         finally:
