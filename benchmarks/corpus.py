@@ -1,11 +1,22 @@
-"""Made-up conversations: seeded, about 240 tokens and 1 kB a run, with code, other scripts and emoji in them."""
+"""Conversations to measure with: recorded ones from a file, or made up.
+
+The made-up ones are seeded, about 240 tokens and 1 kB a run, with code, other scripts and emoji in them.
+"""
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
-from memkit import Run
+from memkit import Run, text_of
+from memkit.adapters.openai import to_runs
+
+SEED = 1
+DIFFERENT = 1_000
+"""Made-up exchanges repeat after so many: the newest of a long history are those of a short one."""
 
 _WORDS = (  # noqa: SIM905 - a text reads better than a list of a hundred words
     "the of and to in is that for it as was with be by on not he his but at are this have from or had an they "
@@ -39,19 +50,30 @@ def _text(rng: random.Random, tokens: float) -> str:
 
 
 @cache
-def runs(count: int, seed: int = 1) -> tuple[Run, ...]:
-    """Return `count` runs, the same ones every time."""
+def runs(count: int, seed: int = SEED, data: Path | None = None) -> tuple[Run, ...]:
+    """Return `count` runs, the same every time: made up, or what was said in the file `data`, over and over."""
     rng = random.Random(seed)
-    # A thousand different exchanges, over and over: the newest of a long history are those of a short one.
-    said = [(_text(rng, 50), _text(rng, 150)) for _ in range(min(count, 1_000))]
+    if data is None:
+        said: Sequence[tuple[str, str]] = [(_text(rng, 50), _text(rng, 150)) for _ in range(min(count, DIFFERENT))]
+    else:
+        said = recorded(data)
     ids = (f"{number:012x}{rng.getrandbits(64):016x}" for number in range(count))
     return tuple(
-        Run(
-            run_id,
-            said[(number - count) % len(said)][0],
-            (),
-            said[(number - count) % len(said)][1],
-            created_at=1.7e9,
-        )
+        Run(run_id, asked, (), answered, created_at=1.7e9)
         for number, run_id in enumerate(ids)
+        for asked, answered in (said[(number - count) % len(said)],)
+    )
+
+
+@cache
+def recorded(data: Path) -> tuple[tuple[str, str], ...]:
+    """Return what was asked and answered in a JSON list of conversations, each with its messages as "traj".
+
+    What tools have said is a part of the answer, so that libraries take part that have no place for it.
+    """
+    talks = json.loads(data.read_text("utf-8"))
+    return tuple(
+        (text_of(run.input), "\n".join(filter(None, (text_of(run.steps), text_of(run.output)))))
+        for talk in talks
+        for run in to_runs(talk["traj"]).runs
     )

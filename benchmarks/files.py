@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,77 +12,98 @@ from pathlib import Path
 import msgspec
 from anyio import to_thread
 
-from benchmarks.corpus import runs
-from benchmarks.measure import Row, interleaved_async, row
+from benchmarks.corpus import SEED, runs
+from benchmarks.measure import Row, Sitting, interleaved_async, row
+from benchmarks.peers import STORES
+from benchmarks.stores import (
+    DURABLE_FILE,
+    DURABLE_SQLITE,
+    OUR_STORES,
+    absent_rows,
+    compared,
+    fill,
+    measure,
+    present,
+)
 from memkit import FileDriver, JsonCodec, Memory, Record, Run, everything
 
 SIZES = (10, 100, 1_000, 10_000)
+APPENDED_TO = (*SIZES, 100_000)
+DURABLE = (DURABLE_FILE, DURABLE_SQLITE)
 
 
-async def append(*, quick: bool) -> list[Row]:
-    """Return the rows of appends, not durable and durable."""
+async def append(sitting: Sitting) -> list[Row]:
+    """Return the rows of appends, not durable and durable, and of whole stores beside peers."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="memkit-", dir=Path.cwd()) as folder:
         for durable in (False, True):
+            name = "append, durable" if durable else "append"
             driver = FileDriver(folder, durable=durable)
-            candidates = {
-                f"{size}": _appender(driver, f"{durable}-{size}", await _filled(driver, f"{durable}-{size}", size))
-                for size in SIZES
-            }
+            candidates: dict[str, Callable[[], Awaitable[object]]] = {}
+            for size in APPENDED_TO:
+                sitting.step(f"{name}: storing {size:,} runs")
+                await fill(driver, f"{durable}-{size}", runs(size, SEED, sitting.data))
+                candidates[f"{size}"] = _appender(driver, f"{durable}-{size}", size)
+            sitting.step(name)
             line = JsonCodec().encode(runs(1)[0]) + b"\n"
             bare = partial(_bare, os.path.join(folder, f"bare-{durable}"), line, durable)
-            limit = partial(to_thread.run_sync, bare)
-            timings = await interleaved_async({**candidates, "limit": limit}, rounds=5 if quick else 15, calls=60)
-            name = "append, durable" if durable else "append"
+            candidates["limit"] = partial(to_thread.run_sync, bare)
+            timings = await interleaved_async(candidates, rounds=5 if sitting.quick else 15, calls=60)
             rows += [
-                row(f"{name}, {size:,} runs held", timings[f"{size}"], timings["limit"], 1.2) for size in SIZES
+                row(f"{name}, {size:,} runs held", timings[f"{size}"], timings["limit"], 1.2)
+                for size in APPENDED_TO
             ]
-            rows.append(row(f"{name}, {SIZES[-1]:,} runs held against 10", timings["10000"], timings["10"], 1.1))
-    return rows
+            longest = APPENDED_TO[-1]
+            what = f"{name}, {longest:,} runs held against 10"
+            rows.append(row(what, timings[f"{longest}"], timings["10"], 1.1))
+    return [*rows, *(await _appends_beside(sitting) if sitting.peers else [])]
 
 
-async def load(*, quick: bool) -> list[Row]:
-    """Return the rows of loads: the newest 50, all, and open-and-prompt."""
+async def _appends_beside(sitting: Sitting) -> list[Row]:
+    asked = (*OUR_STORES, *DURABLE, *STORES)
+    found = await measure(lambda held: held.append, present(asked), SIZES, sitting)
+    rows = [row for store in OUR_STORES for row in compared("append a run", store, found, SIZES)]
+    rows += [row for store in DURABLE for row in compared("append a run, durable", store, found, SIZES)]
+    return [*rows, *absent_rows(asked)]
+
+
+async def load(sitting: Sitting) -> list[Row]:
+    """Return the rows of loads, of the newest 50 and of all, and of whole stores beside peers."""
     rows: list[Row] = []
-    rounds = 5 if quick else 15
+    rounds = 5 if sitting.quick else 15
     with tempfile.TemporaryDirectory(prefix="memkit-") as folder:
         driver = FileDriver(folder)
-        for size in (*SIZES, 100_000):
-            await _filled(driver, f"{size}", size)
+        for size in SIZES:
+            sitting.step(f"storing {size:,} runs")
+            await fill(driver, f"{size}", runs(size, SEED, sitting.data))
+        sitting.step("the newest 50")
         tails = {f"{size}": partial(driver.load, f"{size}", -50) for size in SIZES if size >= 50}
         timings = await interleaved_async(tails, rounds=rounds, calls=40)
         rows.append(row("load the newest 50 of 10,000 against of 100", timings["10000"], timings["100"], 1.1))
-        prompts = {f"{size}": partial(_prompt, driver, f"{size}") for size in (100, 1_000, 10_000, 100_000)}
-        timings = await interleaved_async(prompts, rounds=rounds, calls=20)
-        for size in (1_000, 10_000, 100_000):
-            what = f"open and build a prompt, {size:,} runs against 100"
-            rows.append(row(what, timings[f"{size}"], timings["100"], 1.2))
         for size in SIZES:
+            sitting.step(f"all of {size:,} runs")
             path = os.path.join(folder, f"lines-{size}")
-            await to_thread.run_sync(_write_lines, path, size)
+            await to_thread.run_sync(_write_lines, path, runs(size, SEED, sitting.data))
             candidates = {
                 "memkit": partial(_open_whole, driver, f"{size}"),
                 "limit": partial(to_thread.run_sync, partial(_read_lines, path)),
             }
             timings = await interleaved_async(candidates, rounds=rounds, calls=3)
-            found = row(f"load all of {size:,} runs", timings["memkit"], timings["limit"], 1.5)
-            if size < SIZES[-1]:
-                found.target, found.reached = "", None  # the target is for the longest
-            rows.append(found)
-    return rows
+            at_most = 1.5 if size == SIZES[-1] else None  # the target is for the longest
+            rows.append(row(f"load all of {size:,} runs", timings["memkit"], timings["limit"], at_most))
+    return [*rows, *(await _loads_beside(sitting) if sitting.peers else [])]
 
 
-async def _filled(driver: FileDriver, key: str, size: int) -> int:
-    codec = JsonCodec()
-    records = [Record(run.id, codec.encode(run)) for run in runs(size)]
-    # One line a run, as real conversations have it, without a hop for each: through the synchronous part.
-    file = driver._file(key)  # noqa: SLF001
-    for end, record in enumerate(records):
-        file.append([record], end, None, None)
-    return size
+async def _loads_beside(sitting: Sitting) -> list[Row]:
+    asked = (*OUR_STORES, *STORES)
+    found = await measure(lambda held: held.load_all, present(asked), SIZES, sitting, calls=5)
+    rows = [row for store in OUR_STORES for row in compared("load all runs", store, found, SIZES)]
+    found = await measure(lambda held: held.load_last, present(asked), SIZES, sitting)
+    rows += [row for store in OUR_STORES for row in compared("load the newest 50", store, found, SIZES)]
+    return [*rows, *absent_rows(asked)]
 
 
-def _appender(driver: FileDriver, key: str, size: int) -> Callable[[], object]:
+def _appender(driver: FileDriver, key: str, size: int) -> Callable[[], Awaitable[object]]:
     numbers = count(size)
     body = JsonCodec().encode(runs(1)[0])
 
@@ -101,18 +122,13 @@ def _bare(path: str, line: bytes, durable: bool) -> None:
     os.close(fd)
 
 
-async def _prompt(driver: FileDriver, key: str) -> None:
-    async with Memory(driver, key) as memory:
-        memory.messages("What is my name?")
-
-
 async def _open_whole(driver: FileDriver, key: str) -> None:
     async with Memory(driver, key, strategy=everything) as memory:
         assert len(memory.view().runs) == int(key)
 
 
-def _write_lines(path: str, size: int) -> None:
-    Path(path).write_bytes(b"\n".join(msgspec.json.encode(run) for run in runs(size)))
+def _write_lines(path: str, items: Sequence[Run]) -> None:
+    Path(path).write_bytes(b"\n".join(msgspec.json.encode(run) for run in items))
 
 
 def _read_lines(path: str) -> None:

@@ -1,104 +1,126 @@
-"""What a process pays: memory a run, import time, stalls of the event loop, counting, bytes of a long turn."""
+"""What a process pays: memory a run, import time, counting, bytes of a long turn."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar, cast
 
-import anyio
-
-from benchmarks.corpus import runs
-from benchmarks.measure import Row, readable, timing
-from memkit import FileDriver, InMemoryDriver, JsonCodec, Memory, ToolCall, ToolResult, counters, everything
+from benchmarks.corpus import SEED, runs
+from benchmarks.measure import OURS, Row, Sitting, Timing, beside, shown, timing
+from benchmarks.peers import HOLDERS, IMPORTS
+from benchmarks.peers.base import ENCODING, is_there, missing
+from memkit import InMemoryDriver, JsonCodec, Memory, Run, ToolCall, ToolResult, counters, text_of
 from memkit.testing import CountingDriver
-from memkit.tokens import TextCounter, counted
+from memkit.tokens import counted
+
+T = TypeVar("T")
 
 MEGABYTE = 1_000_000
 
 
-async def memory(*, quick: bool) -> list[Row]:
-    """Return the bytes that a run takes beside its texts, counts included."""
-    size = 2_000 if quick else 20_000
-    counter, codec = counters.toktok("o200k_base"), JsonCodec()
-    bodies = [codec.encode(counted(run, counter)) for run in runs(size)]
-    codec.decode(bodies[0])
+async def memory(sitting: Sitting) -> list[Row]:
+    """Return the bytes that a run takes beside its texts, counts included; of peers, of their messages."""
+    items = runs(2_000 if sitting.quick else 20_000, SEED, sitting.data)
+    counter, codec = counters.toktok(ENCODING), JsonCodec()
+    bodies = [codec.encode(counted(run, counter)) for run in items]
+    sitting.step("runs")
+    held, taken = _traced(lambda: [cast("Run", codec.decode(body)) for body in bodies])
+    texts = sum(sys.getsizeof(text) for run in held for text in (run.input, run.output))
+    ids = sum(sys.getsizeof(run.id) for run in held)
+    each, without_ids = (taken - texts) / len(items), (taken - texts - ids) / len(items)
+    best, others = _of_peers(items, sitting)
+    what = "a run over its texts and id, counts included"
+    found = Row(what, f"{without_ids:.0f} B", "", None, "at most 250 B", without_ids <= 250)
+    if best:
+        found.peer, found.peer_ratio = f"{best[0]}: {best[1]:.0f} B", best[1] / without_ids
+    return [found, shown("the same, its id counted too", f"{each:.0f} B"), *others]
+
+
+def _of_peers(items: Sequence[Run], sitting: Sitting) -> tuple[tuple[str, float] | None, list[Row]]:
+    """Return the library whose objects for an exchange are the smallest beside the texts, and a row for each."""
+    rows: list[Row] = []
+    sizes: dict[str, float] = {}
+    texts = [(text_of(run.input), text_of(run.output)) for run in items]
+    for holder in HOLDERS if sitting.peers else ():
+        if not is_there(holder.packages):
+            rows.append(shown(missing(holder.name, holder.packages), ""))
+            continue
+        sitting.step(holder.name)
+        make = holder.make()
+        make("what is made only once", "is not counted")
+        _, taken = _traced(partial(_made, make, texts))
+        sizes[holder.name] = taken / len(items)
+        rows.append(shown(f"an exchange over its texts, {holder.name}", f"{sizes[holder.name]:,.0f} B"))
+    return min(sizes.items(), key=lambda item: item[1]) if sizes else None, rows
+
+
+def _made(make: Callable[[str, str], object], texts: Sequence[tuple[str, str]]) -> list[object]:
+    return [make(*pair) for pair in texts]
+
+
+def _traced(make: Callable[[], list[T]]) -> tuple[list[T], int]:
+    """Return what is made, and the bytes that it takes beside what is cached the first time."""
+    make()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    held = list(map(codec.decode, bodies))
+    made = make()
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    texts = sum(sys.getsizeof(text) for run in held for text in (run.input, run.output))  # type: ignore[union-attr]
-    ids = sum(sys.getsizeof(run.id) for run in held)
-    each, without_ids = (taken - texts) / size, (taken - texts - ids) / size
-    return [
-        Row(
-            "a run over its texts and id, counts included",
-            f"{without_ids:.0f} B",
-            "",
-            None,
-            "at most 250 B",
-            without_ids <= 250,
-        ),
-        Row("the same, its id counted too", f"{each:.0f} B", "", None, "", None),
-    ]
+    return made, taken
 
 
-async def imports(*, quick: bool) -> list[Row]:
-    """Return what `import memkit` takes over a bare interpreter, bytecode compiled beforehand."""
-    samples: dict[str, list[float]] = {"pass": [], "import memkit": []}
+async def imports(sitting: Sitting) -> list[Row]:
+    """Return what imports take over a bare interpreter, bytecode compiled beforehand."""
+    modules = {OURS: "memkit", **(IMPORTS if sitting.peers else {})}
+    packages = {name: [module.partition(".")[0]] for name, module in modules.items()}
+    there = {name: module for name, module in modules.items() if is_there(packages[name])}
+    samples: dict[str, list[float]] = {"pass": [], **{name: [] for name in there}}
+    for name, module in there.items():
+        sitting.step(f"{name}, for the first time")
+        _interpret(f"import {module}")
+    for round_number in range(5 if sitting.quick else 15):
+        for name, times in samples.items():
+            if name in IMPORTS and round_number % 3:
+                continue  # they take seconds
+            sitting.step(f"{name}, round {round_number + 1}")
+            times.append(_interpret("pass" if name == "pass" else f"import {there[name]}"))
+    bare = timing(samples.pop("pass")).median
+    found = {name: _less(timing(times), bare) for name, times in samples.items()}
+    seconds = found[OURS].median
+    one = Row(
+        "import memkit",
+        str(found[OURS]),
+        "",
+        None,
+        "at most 60 ms",
+        seconds <= 0.060,
+        timings={OURS: found[OURS]},
+    )
+    others = {name: took for name, took in found.items() if name != OURS}
+    rows = [beside(one, others), *(shown(f"import {there[name]}", took) for name, took in others.items())]
+    return [*rows, *(shown(missing(name, packages[name]), "") for name in modules if name not in there)]
+
+
+def _interpret(code: str) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    for _ in range(5 if quick else 15):
-        for code, times in samples.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-            times.append(time.perf_counter() - start)
-    seconds = timing(samples["import memkit"]).median - timing(samples["pass"]).median
-    return [Row("import memkit", readable(seconds), "", None, "at most 60 ms", seconds <= 0.060)]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
-async def stalls(*, quick: bool) -> list[Row]:
-    """Return the longest time that the event loop stood still during calls that carry much."""
-    rows: list[Row] = []
-    rounds = 3 if quick else 7
-    counter = counters.toktok("o200k_base")
-    counter.load()
-    with tempfile.TemporaryDirectory(prefix="memkit-") as folder:
-        driver = FileDriver(folder)
-        async with Memory(driver, "long", counter=counter) as handle:
-            await handle.append(*runs(10_000))
-            text = "".join(f"{run.input} {run.output} " for run in runs(1_000))[:MEGABYTE]
-            for name in ("a", "b", "c"):
-                await handle.add(name, text)
-        calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "open and read 10,000 runs, three of them of 1 MB": partial(_open, driver),
-            "add a run of 1 MB, counted": partial(_add, driver, text, counter),
-            "count 5 MB": partial(_count, driver, text * 5, counter),
-        }
-        idle = [await _longest_stall(partial(anyio.sleep, 0.2)) for _ in range(rounds)]
-        for name, call in calls.items():
-            stall = timing([await _longest_stall(call) for _ in range(rounds)])
-            rows.append(
-                Row(
-                    f"longest stall: {name}",
-                    str(stall),
-                    f"idle: {timing(idle)}",
-                    None,
-                    "at most 10 ms",
-                    stall.median <= 0.010,
-                )
-            )
-    return rows
+def _less(took: Timing, seconds: float) -> Timing:
+    return Timing(took.median - seconds, took.low - seconds, took.high - seconds)
 
 
-async def turns(*, quick: bool) -> list[Row]:
+async def turns(sitting: Sitting) -> list[Row]:
     """Return the bytes of a turn of 20 tool calls that is stored as it comes, beside those of its parts."""
-    del quick
+    del sitting
     driver = CountingDriver(InMemoryDriver())
     results = "".join(str(run.output) for run in runs(30))
     parts = 0
@@ -123,7 +145,7 @@ async def turns(*, quick: bool) -> list[Row]:
     ]
 
 
-async def count(*, quick: bool) -> list[Row]:
+async def count(sitting: Sitting) -> list[Row]:
     """Return the seconds that a megabyte takes, of real text and of texts made to be slow."""
     rows: list[Row] = []
     texts = {
@@ -135,11 +157,12 @@ async def count(*, quick: bool) -> list[Row]:
         "lone surrogates": "\ud800" * (MEGABYTE // 3),
     }
     for make in (counters.tiktoken, counters.toktok):
-        counter = make("o200k_base")
+        counter = make(ENCODING)
         counter.load()
         for name, text in texts.items():
+            sitting.step(f"{make.__name__}, {name}")
             samples: list[float] = []
-            for _ in range(2 if quick else 5):
+            for _ in range(2 if sitting.quick else 5):
                 start = time.perf_counter()
                 counter.count(text)
                 samples.append(time.perf_counter() - start)
@@ -149,38 +172,3 @@ async def count(*, quick: bool) -> list[Row]:
                 Row(f"{make.__name__}, a MB of {name}", str(each), "", None, "at most 1 s", each.median <= 1)
             )
     return rows
-
-
-async def _longest_stall(call: Callable[[], Awaitable[object]]) -> float:
-    worst = 0.0
-
-    async def beat() -> None:
-        nonlocal worst
-        while True:
-            start = time.perf_counter()
-            await anyio.sleep(0.001)
-            worst = max(worst, time.perf_counter() - start - 0.001)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(beat)
-        await anyio.sleep(0.02)
-        worst = 0.0
-        await call()
-        await anyio.sleep(0.005)
-        tasks.cancel_scope.cancel()
-    return worst
-
-
-async def _open(driver: FileDriver) -> None:
-    async with Memory(driver, "long", strategy=everything):
-        pass
-
-
-async def _add(driver: FileDriver, text: str, counter: TextCounter) -> None:
-    async with Memory(driver, "large", counter=counter) as handle:
-        await handle.add("q", text)
-
-
-async def _count(driver: FileDriver, text: str, counter: TextCounter) -> None:
-    async with Memory(driver, "large", counter=counter) as handle:
-        await handle.count(text)

@@ -15,7 +15,8 @@ INTERRUPTED: Final = "[interrupted: the result of this call was never recorded]"
 
 def messages_of(run: Run) -> int:
     """Return the number of chat messages that a run becomes, if no result of a call is missing."""
-    return (run.input != ()) + sum(1 for _ in grouped(spoken(run.steps))) + (run.output != ())
+    told = sum(1 for _ in grouped(spoken(run.steps))) if run.steps else 0
+    return (run.input != ()) + told + (run.output != ())
 
 
 def spoken(steps: tuple[Part, ...]) -> tuple[Part, ...]:

@@ -163,14 +163,15 @@ def prune(
                 view = msgspec.structs.replace(view, summary=None)
             else:
                 budget -= price
-        sums = _sums(view, by, budget)
+        older, sums = _sums(view, by, budget)
         first = bisect_left(sums, sums[-1] - budget)
-        if first == 0 or not view.runs:
+        if older + first == 0 or not view.runs:
             # All fits, but with older runs a stride may begin among these.
             return view if step == 1 else msgspec.structs.replace(view, settled=False)
-        if first >= len(view.runs):
+        if older + first >= len(view.runs):
             return _overflow(view, max_tokens, on_overflow)
-        return view.suffix(stable_cut(view.positions, sums, first, step))
+        positions = view.positions[older:] if older else view.positions
+        return view.suffix(older + stable_cut(positions, sums, first, step))
 
     return NamedStrategy(f"prune({max_tokens}{_step(step)})", apply, counter)
 
@@ -235,20 +236,19 @@ def parts_of(strategy: Strategy) -> tuple[Strategy, ...]:
     return composed or (strategy,)
 
 
-def _sums(view: View, counter: TokenCounter, budget: int) -> Sequence[int]:
-    """Return running sums of prices, `sums[i]` before run i; right from the first run that fits on.
+def _sums(view: View, counter: TokenCounter, budget: int) -> tuple[int, Sequence[int]]:
+    """Return how many older runs have no price, and running sums of the prices of the others.
 
     Without prices in the view the newest runs are priced until the budget is spent, and none before them.
     """
     if view.sums is not None and view.counter is not None and view.counter.name == counter.name:
-        return view.sums
+        return 0, view.sums
     spent = [0]
     for run in reversed(view.runs):
         spent.append(spent[-1] - cost_of(run, counter))
         if spent[-1] < -budget:
             break
-    older = len(view.runs) + 1 - len(spent)
-    return [spent[-1]] * older + spent[::-1]
+    return len(view.runs) + 1 - len(spent), spent[::-1]
 
 
 def _overflow(view: View, max_tokens: int, on_overflow: Overflow) -> View:

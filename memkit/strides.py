@@ -46,8 +46,7 @@ def stable_cut(positions: Sequence[int], sums: Sequence[int], first: int, step: 
     """Return the index of the first run to keep, of runs that fit from `first` > 0 on.
 
     It is the first one at or after a multiple of `step`, halved until half of the tokens that fit are kept.
-    `"auto"` begins with a step that is larger than any position. `sums[i]` is the price of the runs before run
-    i; those before `first` need not be right.
+    `"auto"` begins with a step that is larger than any position. `sums[i]` is what the runs before run i cost.
     """
     if step == "auto":
         return _rarest_cut(positions, sums, first)

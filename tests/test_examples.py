@@ -411,6 +411,7 @@ def test_a_missing_file_is_explained(tmp_path: Path) -> None:
 
 ALL = sorted(path.name for path in EXAMPLES.glob("*.py"))
 SERVERS = {"bot_backend.py", "bot_load.py", "dynamodb_sessions.py"}  # which go on, or need one that does
+OF_FRAMEWORKS = {"agents_session.py", "langchain_agent.py", "pydantic_ai_agent.py", "griptape_programs.py"}  # slow
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -430,8 +431,10 @@ def test_background_summaries_are_made_whatever_fails_first(tmp_path: Path) -> N
     assert done.stdout.count("were folded by the stand-in") == 3
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("name", [name for name in ALL if name not in SERVERS])
+@pytest.mark.parametrize(
+    ("name", "unbuffered"),
+    [(name, mode) for name in ALL if name not in SERVERS for mode in ("", "1")[: 1 + (name not in OF_FRAMEWORKS)]],
+)
 def test_it_ends_quietly_once_nobody_reads_what_it_prints(tmp_path: Path, name: str, unbuffered: str) -> None:
     args = {name: ["Hi", "me"] for name in ("session.py", "agents_session.py", "langchain_agent.py")}
     args["replay.py"] = [written(tmp_path, turns(1))]

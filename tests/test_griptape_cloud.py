@@ -78,7 +78,7 @@ async def opaque(url: str) -> AsyncGenerator[OpaqueBodies]:
 
 MANY_REQUESTS = {"head-survives-appends", "large-many-records"}
 CONTRACT = [
-    pytest.param(check, page_size, id=f"{check}-{page_size}")
+    pytest.param(check, page_size, id=f"{check}-{page_size}", marks=pytest.mark.long if page_size == 3 else ())
     for check in driver_checks()
     for page_size in (1, 3, 100)
     if page_size == 100 or str(check) not in MANY_REQUESTS

@@ -29,6 +29,10 @@ from tests.servers.valkey import BINARIES
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
 
+EACH = [pytest.param(name, marks=() if name == "valkey9" else pytest.mark.long) for name in BINARIES]
+"""Each server, those that are older in the long runs only."""
+
+
 def one(body: bytes = b"body") -> list[Record]:
     return [Record(new_id(), body)]
 
@@ -37,14 +41,14 @@ def url_of(servers: list[TcpServer]) -> str:
     return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
 
 
-@pytest.fixture(scope="module", params=list(BINARIES))
+@pytest.fixture(scope="module", params=EACH)
 def cluster(request: pytest.FixtureRequest, watchdog: Watchdog) -> Iterator[list[TcpServer]]:
     """A cluster of each server, in which nobody may break anything."""
     with redis_cluster_of_six(BINARIES[request.param](), watchdog) as servers:
         yield servers
 
 
-@pytest.fixture(scope="module", params=list(BINARIES))
+@pytest.fixture(scope="module", params=EACH)
 def trio(request: pytest.FixtureRequest, watchdog: Watchdog) -> Iterator[SentinelTrio]:
     """A master with replicas and Sentinels, in which nobody may break anything."""
     with sentinel_trio(BINARIES[request.param](), watchdog) as trio:
@@ -170,13 +174,13 @@ async def test_cluster_and_databases_do_not_go_together() -> None:
 # --- failover ---
 
 
-@pytest.fixture(params=list(BINARIES))
+@pytest.fixture(params=EACH)
 def breakable_cluster(request: pytest.FixtureRequest, watchdog: Watchdog) -> Iterator[list[TcpServer]]:
     with redis_cluster_of_six(BINARIES[request.param](), watchdog) as servers:
         yield servers
 
 
-@pytest.fixture(params=list(BINARIES))
+@pytest.fixture(params=EACH)
 def breakable_trio(request: pytest.FixtureRequest, watchdog: Watchdog) -> Iterator[SentinelTrio]:
     with sentinel_trio(BINARIES[request.param](), watchdog) as trio:
         yield trio
