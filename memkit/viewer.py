@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -14,6 +15,9 @@ from memkit.run import Run
 from memkit.strategies import Strategy
 from memkit.tokens import INLINE_CHARS, TokenCounter, chars_of, is_counted
 from memkit.window import PAGE, Window, maybe_in_thread
+
+_MUCH: Final = 5_000
+"""How many entries are looked through on the event loop: some milliseconds."""
 
 
 class Viewer:
@@ -49,9 +53,9 @@ class Viewer:
         self.is_settled = False
         while True:
             now = self._window.conversation
-            view = now.view(use_summary=self._use_summary)
-            uncounted = self._uncounted(view)
-            is_slow = sum(map(chars_of, uncounted)) > INLINE_CHARS
+            is_much = len(now.entries) > _MUCH
+            view, uncounted = await maybe_in_thread(partial(self._seen, now), is_much)
+            is_slow = is_much or sum(map(chars_of, uncounted)) > INLINE_CHARS
             full = await maybe_in_thread(partial(self._priced, view), is_slow)
             self._full = now, full
             try:
@@ -105,12 +109,14 @@ class Viewer:
             )
         return count_messages(contents, self._counter)
 
+    def _seen(self, now: Conversation) -> tuple[View, list[Run]]:
+        """Return all runs of a window as a view, and those of them that are to be counted."""
+        view = now.view(use_summary=self._use_summary)
+        counter = self._counter
+        return view, [] if counter is None else [run for run in view.runs if not is_counted(run, counter)]
+
     def _priced(self, view: View) -> View:
         return view if self._counter is None else view.priced(self._counter)
-
-    def _uncounted(self, view: View) -> list[Run]:
-        counter = self._counter
-        return [] if counter is None else [run for run in view.runs if not is_counted(run, counter)]
 
 
 def is_long(contents: Sequence[Content]) -> bool:

@@ -1,8 +1,8 @@
 """Daemon threads that do blocking work, and the wait of its caller on asyncio.
 
-What the standard library has for this, a future of its executor wrapped in one of the event loop, takes longer than
-the write of a file; and its threads are joined when the interpreter ends, so one store that hangs would keep the
-process alive for ever.
+What the standard library has for this, a future of its executor wrapped in one of the event loop, takes longer
+than the write of a file; and its threads are joined when the interpreter ends, so one store that hangs would keep
+the process alive for ever.
 """
 
 from __future__ import annotations
