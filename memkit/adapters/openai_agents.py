@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, Unpack, cast
 
 import msgspec
@@ -20,14 +21,16 @@ from anyio import Lock
 from memkit.adapters.responses import Item, checked
 from memkit.adapters.responses.repairs import Repairs
 from memkit.adapters.responses.turns import entries_of, run_items, without_last
+from memkit.codec import JsonCodec
 from memkit.conversation import View
 from memkit.driver import Driver
-from memkit.errors import ConflictError
+from memkit.errors import BudgetError, ConflictError, DriverError
 from memkit.memory import Memory
 from memkit.messages import is_skipped, sendable, summary_message
 from memkit.options import Options
-from memkit.run import Extend, Run, new_id
+from memkit.run import Entry, Extend, Run, new_id
 from memkit.strategies import NamedStrategy, Strategy, counter_of, last_runs
+from memkit.window import Window, maybe_in_thread
 
 if TYPE_CHECKING:
     from agents import TResponseInputItem
@@ -36,17 +39,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Attempt(msgspec.Struct, frozen=True):
+    """A write that may have been stored: of these items, as these entries, where the log of that epoch ended."""
+
+    items: list[Item]
+    entries: tuple[Entry, ...]
+    epoch: str
+    end: int
+
+
+_MANY: Final = 200
+"""How many runs become items on the event loop."""
+
+
 class MemkitSession:
     """The history of one conversation, for `Runner.run(..., session=)`. Making one does no I/O.
 
     `options` are those of a `Memory`. With a `strategy` or a `summarizer`, `get_items()` is what goes into the
     next prompt: the summary, the runs that the strategy keeps, repaired, and the newest one as it was stored.
-    Without, and with a limit, it is all that was stored, item by item. Sessions on the same conversation, in any
-    number of tasks and processes, lose nothing; items stand in the order in which they were stored.
+    A question that nobody has answered is shown while it is the newest run, and then no more. Without either
+    option, and with a limit, it is all that was stored, item by item. `reserve` tokens of the strategy's budget
+    are kept free for instructions, tools, the new input and the reply.
 
-    All methods raise `DriverError` where the store fails and `FormatError` where it holds what cannot be read.
+    Sessions on the same conversation, in any number of tasks and processes, lose nothing; items stand in the
+    order in which they were stored. All methods raise `DriverError` where the store fails, and all but
+    `clear_session` raise `FormatError` where it holds what cannot be read.
 
     Raises:
+        BudgetError: `reserve` is negative.
         UnsupportedError: the codec has no form for runs that come in pieces.
     """
 
@@ -58,12 +78,17 @@ class MemkitSession:
         driver: Driver,
         *,
         session_settings: SessionSettings | None = None,
+        reserve: int = 0,
         **options: Unpack[Options],
     ) -> None:
         self.session_id = session_id
         self.session_settings = session_settings
-        if codec := options.get("codec"):
-            codec.encode(Extend(new_id(), "run", 0))  # refuse now what could not be finished
+        if reserve < 0:
+            raise BudgetError(f"the tokens reserved for other things must not be negative, but are {reserve}")
+        self._reserve: Final = reserve
+        self._driver: Final = driver
+        self._codec: Final = options.get("codec") or JsonCodec()
+        self._codec.encode(Extend(new_id(), "run", 0))  # refuse now what could not be finished
         strategy = options.get("strategy")
         self._is_bounded = strategy is not None or options.get("summarizer") is not None
         self._summary_as: Final = options.get("summary_as", "system")
@@ -71,12 +96,14 @@ class MemkitSession:
         self._memory = Memory(driver, session_id, **options)
         self._lock = Lock()
         self._is_open = False
+        self._unsure: _Attempt | None = None
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
         """Return the newest `limit` items, by default of `session_settings`; without a limit see the class.
 
         Raises:
             BudgetError: the strategy finds no room, and was told to raise.
+            ConflictError: someone deleted the conversation while it was read; call it again.
         """
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
@@ -84,7 +111,8 @@ class MemkitSession:
             if await self._open():
                 await self._memory.refresh()
             if limit is None and self._is_bounded:
-                items = self._viewed(self._memory.view())
+                view = self._memory.view(reserve=self._reserve)
+                items = await maybe_in_thread(partial(self._viewed, view), len(view.runs) > _MANY)
             else:
                 items = await self._stored(limit)
         return cast("list[TResponseInputItem]", items)
@@ -92,14 +120,22 @@ class MemkitSession:
     async def add_items(self, items: list[TResponseInputItem]) -> None:
         """Store items, all or none: a user message begins a run, what follows extends the newest one.
 
+        After a `DriverError` they may be stored or not. Adding them again, before anything else is written by this
+        session, stores them once.
+
         Raises:
             FormatError: an item that JSON cannot hold; nothing was stored.
         """
         given = checked(items)
+        if not given:
+            return
 
         async def add() -> None:
-            if entries := entries_of(given, self._newest()):
-                await self._memory.append(*entries, expect=self._memory.conversation.end)
+            unsure, self._unsure = self._unsure, None
+            if unsure is None or unsure.items != given or not await self._was_repeated(unsure):
+                now = self._memory.conversation
+                if entries := entries_of(given, self._newest()):
+                    await self._attempt(_Attempt(given, entries, now.epoch, now.end))
 
         await self._write(add)
 
@@ -107,6 +143,7 @@ class MemkitSession:
         """Take back the newest item and return it; None if there is none."""
 
         async def pop() -> Item | None:
+            self._unsure = None
             await self._memory.refresh()
             item = None
             while item is None and (newest := self._newest()):
@@ -117,10 +154,12 @@ class MemkitSession:
         return cast("TResponseInputItem | None", await self._write(pop))
 
     async def clear_session(self) -> None:
-        """Delete the conversation."""
+        """Delete the conversation, also one that cannot be read."""
         async with self._lock:
-            await self._open()
-            await self._memory.clear()
+            if self._is_open:
+                await self._memory.clear()
+            else:
+                await self._driver.delete(self.session_id)
 
     async def _open(self) -> bool:
         """Load what is needed, the first time; tell if that was done before."""
@@ -144,6 +183,23 @@ class MemkitSession:
                     if (now.epoch, now.end) == (before.epoch, before.end):
                         raise
 
+    async def _attempt(self, attempt: _Attempt) -> None:
+        try:
+            await self._memory.append(*attempt.entries, expect=attempt.end)
+        except DriverError:
+            self._unsure = attempt
+            raise
+
+    async def _was_repeated(self, attempt: _Attempt) -> bool:
+        """Store what may be stored already; tell if it is now, and not to be worked out anew."""
+        if attempt.epoch not in {"", self._memory.conversation.epoch}:
+            return False  # what it continues was deleted
+        try:
+            await self._attempt(attempt)
+        except ConflictError:  # it was not stored, and others have written since
+            return False
+        return True
+
     def _newest(self) -> tuple[Run, int] | None:
         """Return the newest run and its position."""
         positions, runs = self._memory.conversation.resolved()
@@ -151,12 +207,19 @@ class MemkitSession:
 
     async def _stored(self, limit: int | None) -> list[Item]:
         """Return the newest items as they were stored; like the SDK's own sessions, all for a negative limit."""
-        now = self._memory.conversation
-        is_all = limit is None or limit < 0
-        items = _items(now.runs)
-        if now.start > now.base and (is_all or len(items) < cast("int", limit)):
-            items = _items([run async for run in self._memory.history()])
-        return items if is_all else items[max(0, len(items) - cast("int", limit)) :]
+        # A window of its own: that of the handle must not keep what one call has read back to.
+        window = Window(self._driver, self.session_id, self._codec, None)
+        window.conversation = self._memory.conversation
+        if limit is None or limit < 0:
+            await window.reach(0)
+            runs = window.conversation.runs
+            return await maybe_in_thread(partial(_items, runs), len(runs) > _MANY)
+        while len(items := _newest_items(window.conversation.runs, limit)) < limit:
+            now = window.conversation
+            if now.start <= now.base:
+                break
+            await window.load_older()
+        return deepcopy(items)
 
     def _viewed(self, view: View) -> list[Item]:
         summary = [] if view.summary is None else [summary_message(view.summary, self._summary_as)]
@@ -182,3 +245,13 @@ def _with_newest(strategy: Strategy) -> Strategy:
 def _items(runs: Sequence[Run]) -> list[Item]:
     """Return the items of runs, copied: callers may change what they get."""
     return [deepcopy(item) for run in runs for item in run_items(run)]
+
+
+def _newest_items(runs: Sequence[Run], limit: int) -> list[Item]:
+    """Return at most `limit` items of the newest runs, in the order of the log, not copied."""
+    backwards: list[Item] = []
+    for run in reversed(runs):
+        if len(backwards) >= limit:
+            break
+        backwards.extend(reversed(run_items(run)))
+    return backwards[:limit][::-1]

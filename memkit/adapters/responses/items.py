@@ -298,7 +298,6 @@ def _whole(part: Opaque) -> Item | None:
     role, content = value.get("role"), value.get("content")
     if role not in ROLES or not _has_parts(content):
         return None
-    return {
-        "role": role,
-        "content": content if isinstance(content, str) else text_of(tuple(map(part_of, content))),
-    }
+    if isinstance(content, str):
+        return {"role": role, "content": content}
+    return _plain_message(tuple(map(part_of, content)), {}, role)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from memkit.adapters.responses.items import Item
@@ -64,23 +66,19 @@ class Repairs:
 
 def _unpaired(items: Sequence[Item]) -> tuple[list[int], list[int]]:
     """Return the indexes of the calls without an output, and of the outputs without a call."""
-    open_calls: list[int] = []
+    # The oldest call first: some providers give all calls of a turn the same id.
+    open_calls: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
     lone: list[int] = []
     for index, item in enumerate(items):
         kind = _kind(item)
         if kind in _OUTPUT_OF:
-            open_calls.append(index)
+            open_calls[_OUTPUT_OF[kind], repr(_call_id(item))].append(index)
         elif kind in _OUTPUTS:
-            mates = (at for at in open_calls if _is_pair(items[at], item))
-            if (mate := next(mates, None)) is None:
-                lone.append(index)
+            if waiting := open_calls.get((kind, repr(_call_id(item)))):
+                waiting.popleft()
             else:
-                open_calls.remove(mate)
-    return open_calls, lone
-
-
-def _is_pair(call: Item, output: Item) -> bool:
-    return _OUTPUT_OF[_kind(call)] == _kind(output) and _call_id(call) == _call_id(output)
+                lone.append(index)
+    return sorted(chain.from_iterable(open_calls.values())), lone
 
 
 def _bare_reasoning(items: Sequence[Item], dropped: set[int], stop: int) -> Iterator[int]:
