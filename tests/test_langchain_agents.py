@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +50,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command, interrupt
 
 from memkit.adapters.langchain.agents import MemoryMiddleware, StrategyMiddleware
@@ -69,6 +72,7 @@ class Scripted(BaseChatModel):
 
     prompts: Any = None
     fails: Any = None
+    asks: int = 0
 
     @property
     def _llm_type(self) -> str:
@@ -88,6 +92,9 @@ class Scripted(BaseChatModel):
             self.prompts.append(messages)
         if self.fails:
             raise self.fails.pop()
+        if self.asks and isinstance(messages[-1], ToolMessage):
+            self.asks -= 1
+            return ChatResult(generations=[ChatGeneration(message=answer([HumanMessage("weather")]))])
         return ChatResult(generations=[ChatGeneration(message=answer(messages))])
 
 
@@ -171,25 +178,22 @@ def test_it_works_without_an_event_loop_too() -> None:
 TURN = """
 import sys
 import anyio
-from memkit import FileDriver, approximate, compose, forget_steps, prune
+from memkit import FileDriver
 from tests.test_langchain_agents import Scripted, agent_over, said, thread
 
 async def turn():
-    model = Scripted(prompts=[])
-    strategy = compose(forget_steps(keep=1), prune(200, counter=approximate())) if sys.argv[3] else None
-    agent = agent_over(FileDriver(sys.argv[1]), model, strategy=strategy)
-    result = await agent.ainvoke(said(sys.argv[2]), thread("user-id-123"))
-    print(result["messages"][-1].text, [message.type for message in model.prompts[-1]], flush=True)
+    result = await agent_over(FileDriver(sys.argv[1])).ainvoke(said(sys.argv[2]), thread("user-id-123"))
+    print(result["messages"][-1].text, flush=True)
     sys.stdin.read()  # until it is killed
 
 anyio.run(turn)
 """
 
 
-def turn_then_kill(folder: Path, text: str, *, bounded: bool) -> str:
+def turn_then_kill(folder: Path, text: str) -> str:
     """Run a turn in a process of its own, and kill that once it has answered."""
     process = subprocess.Popen(
-        [sys.executable, "-c", TURN, str(folder), text, "bounded" if bounded else ""],
+        [sys.executable, "-c", TURN, str(folder), text],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -202,16 +206,23 @@ def turn_then_kill(folder: Path, text: str, *, bounded: bool) -> str:
     return line.strip()
 
 
-@pytest.mark.parametrize("bounded", [False, True])
-def test_a_killed_process_remembers(tmp_path: Path, bounded: bool) -> None:
-    looked = turn_then_kill(tmp_path, "How is the weather? By the way, my name is Collin", bounded=bounded)
-    asked = turn_then_kill(tmp_path, "What is my name?", bounded=bounded)
-
+async def test_a_killed_process_remembers(tmp_path: Path) -> None:
+    looked = turn_then_kill(tmp_path / "log", "How is the weather? By the way, my name is Collin")
     assert looked.startswith("I looked: rain in Oslo")
-    traffic = "" if bounded else "'ai', 'tool', "
-    assert asked == f"You are Collin ['system', 'human', {traffic}'ai', 'human']"
-    runs = anyio.run(history, FileDriver(tmp_path), "user-id-123")
-    assert [(run.status, len(run.steps)) for run in runs] == [("complete", 2), ("complete", 0)]
+
+    bounded = compose(forget_steps(keep=1), prune(200, counter=approximate()))
+    for strategy, traffic in ((None, ["ai", "tool"]), (bounded, [])):
+        folder = tmp_path / str(strategy is None)
+        shutil.copytree(tmp_path / "log", folder)
+        driver, model = FileDriver(folder), Scripted(prompts=[])
+        asked = await agent_over(driver, model, strategy=strategy).ainvoke(
+            said("What is my name?"), thread("user-id-123")
+        )
+
+        assert asked["messages"][-1].text == "You are Collin"
+        assert [message.type for message in model.prompts[-1]] == ["system", "human", *traffic, "ai", "human"]
+        runs = await history(driver, "user-id-123")
+        assert [(run.status, len(run.steps)) for run in runs] == [("complete", 2), ("complete", 0)]
 
 
 async def test_a_budget_bounds_the_prompt_and_keeps_pairs_whole() -> None:
@@ -328,6 +339,78 @@ async def test_a_turn_that_fails_is_kept_as_far_as_it_came() -> None:
     assert len(result["messages"]) == 2
 
 
+@tool("weather")
+def no_weather(city: str) -> str:
+    """Look up the weather, and fail."""
+    raise RuntimeError("no network")
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("with_checkpointer", [True, False])
+async def test_what_the_model_asked_for_is_kept_though_it_failed(with_checkpointer: bool, waits: bool) -> None:
+    driver, saver = InMemoryDriver(), InMemorySaver() if with_checkpointer else None
+    agent = create_agent(Scripted(), [no_weather], middleware=[MemoryMiddleware(driver)], checkpointer=saver)
+
+    async def ask() -> None:
+        if waits:
+            await agent.ainvoke(said("How is the weather?"), thread("a"))
+        else:
+            agent.invoke(said("How is the weather?"), thread("a"))
+
+    with pytest.raises(RuntimeError, match="no network"):
+        await ask()
+    before = await history(driver, "a")
+    await agent.ainvoke(said("Hi"), thread("a"))
+
+    lost, found = await history(driver, "a")
+    assert before == [lost]
+    assert (lost.status, [type(step) for step in lost.steps]) == ("partial", [ToolCall])
+    assert texts(to_messages([found])) == ["Hi", "I see"]
+
+
+async def test_a_run_that_could_not_be_stored_to_its_end_is_completed_by_the_next_turn() -> None:
+    inner, saver = InMemoryDriver(), InMemorySaver()
+    driver = FlakyDriver(inner, [None, "before"], calls=["append"])  # the end of the first turn is not stored
+    agent = create_agent(Scripted(), [weather], middleware=[MemoryMiddleware(driver)], checkpointer=saver)
+
+    with pytest.raises(DriverError):
+        await agent.ainvoke(said("My name is Collin"), thread("a"))
+    before = await history(inner, "a")
+    await agent.ainvoke(said("What is my name?"), thread("a"))
+
+    assert [(run.status, run.output) for run in before] == [("partial", ())]
+    after = await history(inner, "a")
+    assert [texts(to_messages([run])) for run in after] == [
+        ["My name is Collin", "I see"],
+        ["What is my name?", "You are Collin"],
+    ]
+    assert {run.status for run in after} == {"complete"}
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_no_tool_runs_before_its_call_is_stored(fault: Fault) -> None:
+    inner, looked = InMemoryDriver(), list[str]()
+
+    @tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        looked.append(city)
+        return "rain"
+
+    driver = FlakyDriver(inner, [None, fault], calls=["append"])
+    agent = create_agent(
+        Scripted(), [weather], middleware=[MemoryMiddleware(driver)], checkpointer=InMemorySaver()
+    )
+    with pytest.raises(DriverError):
+        await agent.ainvoke(said("How is the weather?"), thread("a"))
+    assert not looked
+
+    result = await agent.ainvoke(None, thread("a"))  # goes on where it was
+
+    assert looked == ["Oslo"]
+    assert [to_messages([run]) for run in await history(inner, "a")] == [result["messages"]]
+
+
 async def test_a_cancelled_turn_is_kept_as_far_as_it_came() -> None:
     driver = InMemoryDriver()
     scope = anyio.CancelScope()
@@ -346,6 +429,7 @@ async def test_a_cancelled_turn_is_kept_as_far_as_it_came() -> None:
     (run,) = await history(driver, "a")
     assert run.status == "partial"
     assert to_messages([run])[0].text == "How is the weather?"
+    assert [type(step) for step in run.steps] == [ToolCall]
 
 
 async def test_a_store_that_fails_says_so_before_the_model_is_asked() -> None:
@@ -358,7 +442,7 @@ async def test_a_store_that_fails_says_so_before_the_model_is_asked() -> None:
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])
-@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("call", [0, 2])
 async def test_a_model_call_that_is_tried_again_stores_nothing_twice(fault: Fault, call: int) -> None:
     inner = InMemoryDriver()
     driver = FlakyDriver(inner, [None] * call + [fault], calls=["append"])
@@ -368,7 +452,7 @@ async def test_a_model_call_that_is_tried_again_stores_nothing_twice(fault: Faul
     result = await agent.ainvoke(said("How is the weather?"), thread("a"))
 
     assert [to_messages([run]) for run in await history(inner, "a")] == [result["messages"]]
-    assert (await inner.load("a", 0)).end == 3
+    assert (await inner.load("a", 0)).end == 4
 
 
 async def test_all_exchanges_that_are_given_are_new() -> None:
@@ -387,6 +471,38 @@ async def test_all_exchanges_that_are_given_are_new() -> None:
     stored = await history(driver, "a")
     assert [texts(to_messages([run])) for run in stored] == [["Hi", "Hello"], ["Me"], ["?", "I see"]]
     assert texts(model.prompts[0]) == ["Be kind.", "Be brief.", "Hi", "Hello", "Me", "?"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_an_earlier_call_has_returned_may_be_given_again(waits: bool) -> None:
+    driver, model = InMemoryDriver(), Scripted(prompts=[])
+    agent = create_agent(model, [weather], middleware=[MemoryMiddleware(driver)])
+    messages: list[Any] = [HumanMessage("Never stored?"), AIMessage("No.")]
+
+    for text in ("How is the weather?", "My name is Collin", "What is my name?"):
+        given: Any = {"messages": [*messages, HumanMessage(text)]}
+        result = await agent.ainvoke(given, thread("a")) if waits else agent.invoke(given, thread("a"))
+        messages = result["messages"]
+
+    assert [texts(to_messages([run]))[0] for run in await history(driver, "a")] == [
+        "Never stored?",
+        "How is the weather?",
+        "My name is Collin",
+        "What is my name?",
+    ]
+    assert model.prompts[-1] == messages[:-1]
+
+
+async def test_what_is_given_again_may_be_older_than_the_window() -> None:
+    driver = InMemoryDriver()
+    agent = create_agent(Scripted(), [weather], middleware=[MemoryMiddleware(driver, strategy=last_runs(1))])
+    first = await agent.ainvoke(said("How is the weather?"), thread("a"))
+    async with Memory(driver, "a") as memory:
+        await memory.append(*(new_run(f"question {number}", "answer") for number in range(110)))
+
+    await agent.ainvoke({"messages": [*first["messages"], HumanMessage("Hi")]}, thread("a"))
+
+    assert [bool(run.steps) for run in await history(driver, "a")] == [True, *[False] * 111]
 
 
 async def test_a_turn_may_end_without_an_answer() -> None:
@@ -582,6 +698,27 @@ async def test_what_was_stored_last_may_be_taken_out_of_the_state() -> None:
         "Hi",
         "What is my name?",
     ]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_what_a_summary_takes_out_of_the_state_stays_stored(is_first: bool) -> None:
+    driver = InMemoryDriver()
+
+    def change(messages: list[BaseMessage]) -> list[BaseMessage]:
+        newest = messages[-2:]
+        return [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("In short: the weather"), *newest]
+
+    memory, rewriting = MemoryMiddleware(driver), Rewriting(change)
+    middleware = [memory, rewriting] if is_first else [rewriting, memory]
+    model = Scripted(prompts=[], asks=2)
+    result = await create_agent(model, [weather], middleware=middleware).ainvoke(
+        said("How is the weather?"), thread("a")
+    )
+
+    assert texts(result["messages"])[0] == "In short: the weather"
+    (run,) = await history(driver, "a")
+    assert [message.type for message in to_messages([run])] == ["human", *["ai", "tool"] * 3, "ai"]
+    assert run.status == "complete"
 
 
 async def test_a_message_put_in_on_the_way_belongs_to_the_turn() -> None:
@@ -780,6 +917,15 @@ def test_a_message_that_is_changed_in_place_is_looked_at_again() -> None:
     assert (len(before), len(bounded(messages))) == (4, 2)
 
 
+def test_calls_that_are_added_to_a_message_in_place_are_seen() -> None:
+    bounded = Bounded(everything)
+    messages: list[BaseMessage] = [HumanMessage("Hi"), AIMessage(""), HumanMessage("Well?")]
+    bounded(messages)
+    messages[1].tool_calls.append(CALL)  # type: ignore[attr-defined]
+
+    assert [message.type for message in bounded(messages)] == ["human", "ai", "tool", "human"]
+
+
 def test_what_json_cannot_hold_is_no_obstacle_for_a_view() -> None:
     messages = [
         HumanMessage("Hi"),
@@ -871,15 +1017,18 @@ async def test_an_agent_remembers_what_was_added_to_the_memory_by_hand() -> None
 # --- the example ---
 
 
-def test_the_example_remembers_from_one_call_to_the_next(tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+def test_the_example_remembers_from_one_call_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = str(ROOT / "examples" / "langchain_agent.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of this process there is more than the example
 
     def run(*args: str) -> str:
-        given = [sys.executable, "-W", "error", str(ROOT / "examples" / "langchain_agent.py"), *args]
-        environment = kept | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            given, cwd=tmp_path, env=environment, text=True, check=True, capture_output=True
-        ).stdout
+        monkeypatch.setattr(sys, "argv", [program, *args])
+        runpy.run_path(program, run_name="__main__")
+        return capsys.readouterr().out
 
     assert run("My name is Collin. How is the weather in Oslo?", "me") == "It rains in Oslo.\n"
     assert run("What is my name?", "me") == "Your name is Collin.\n"

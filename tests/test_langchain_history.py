@@ -14,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memkit import FileDriver, FormatError, InMemoryDriver, JsonCodec, Memory, everything, last_runs
+from memkit import (
+    FileDriver,
+    FormatError,
+    InMemoryDriver,
+    JsonCodec,
+    Memory,
+    UnsupportedError,
+    everything,
+    last_runs,
+)
+from memkit.adapters import portal
+from memkit.adapters.portal import wait_for
+from memkit.driver import Record
 from memkit.steps import INTERRUPTED
 from tests.histories import examples
 
@@ -113,7 +125,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.lists(PIECES, max_size=4), max_size=5))
-@examples(60)
+@examples(30)
 def test_order_is_kept_however_messages_are_cut_up(pieces: list[list[BaseMessage]]) -> None:
     async def stored() -> list[Any]:
         driver = InMemoryDriver()
@@ -160,6 +172,52 @@ async def test_what_was_handed_out_stays_the_same_until_something_is_added() -> 
     assert await history.aget_messages() == []
     await history.aadd_messages([HumanMessage("Hi")])
     assert await history.aget_messages() == [*TURN, HumanMessage("Hi")]
+
+
+async def test_messages_that_were_handed_out_are_nobody_elses_to_change() -> None:
+    history = open_history(InMemoryDriver())
+    await history.aadd_messages(TURN)
+
+    (await history.aget_messages())[1].tool_calls.clear()  # type: ignore[attr-defined]
+
+    assert await history.aget_messages() == TURN
+
+
+async def test_what_nobody_can_read_can_be_cleared() -> None:
+    driver = InMemoryDriver()
+    await driver.append("a", [Record("x", b"junk")])
+    history = open_history(driver)
+    with pytest.raises(FormatError):
+        await history.aget_messages()
+
+    await history.aclear()
+
+    assert await history.aget_messages() == []
+
+
+async def test_a_synchronous_method_on_the_event_loop_of_such_methods_is_refused() -> None:
+    history = open_history(InMemoryDriver())
+
+    async def add() -> None:
+        history.add_messages(TURN)
+
+    with pytest.raises(UnsupportedError, match="await the asynchronous method"):
+        wait_for(add)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_has_an_event_loop_of_its_own() -> None:
+    def in_child() -> bool:
+        return wait_for(open_history(InMemoryDriver()).aget_messages) == []
+
+    wait_for(open_history(InMemoryDriver()).aget_messages)
+    with portal._shared.starting:  # as if another thread had just been starting it
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            os._exit(0 if in_child() else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
 
 
 async def test_clear_forgets_for_everybody_and_leaves_the_history_usable() -> None:
@@ -273,28 +331,28 @@ async def test_a_chat_model_streams_into_it() -> None:
     assert (human, answer.text) == (HumanMessage("Hi"), "Hello there")
 
 
-TURN_OF_A_PROCESS = """
+ADD = """
 import sys
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from memkit import FileDriver
-from tests.test_langchain_history import chain_over, session
-print(chain_over(FileDriver(sys.argv[1])).invoke([HumanMessage(sys.argv[2])], session("a")), flush=True)
+from memkit.adapters.langchain.history import MemkitChatMessageHistory
+history = MemkitChatMessageHistory(FileDriver(sys.argv[1]), "a")
+history.add_messages([HumanMessage("I am Collin"), AIMessage("I see")])
+print("stored", flush=True)
 sys.stdin.read()  # until it is killed
 """
 
 
 def test_a_killed_process_remembers(tmp_path: Path) -> None:
-    answers = []
-    for text in ("I am Collin", "Who am I?"):
-        given = [sys.executable, "-W", "ignore", "-c", TURN_OF_A_PROCESS, str(tmp_path), text]
-        with subprocess.Popen(
-            given, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            answers.append(process.stdout.readline().strip())
-            os.kill(process.pid, signal.SIGKILL)
+    given = [sys.executable, "-W", "ignore", "-c", ADD, str(tmp_path)]
+    with subprocess.Popen(given, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stored\n"
+        os.kill(process.pid, signal.SIGKILL)
 
-    assert answers == ["I am Collin", "I am Collin | I am Collin | Who am I?"]
+    answer = chain_over(FileDriver(tmp_path)).invoke([HumanMessage("Who am I?")], session("a"))
+
+    assert answer == "I am Collin | I see | Who am I?"
 
 
 async def test_what_others_have_stored_is_a_history(tmp_path: Path) -> None:

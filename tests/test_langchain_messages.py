@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import subprocess
 import sys
@@ -204,7 +205,7 @@ HISTORIES = st.lists(MESSAGES, max_size=8)
 
 
 @given(HISTORIES)
-@examples(300)
+@examples(120)
 def test_every_history_comes_back_equal(messages: list[BaseMessage]) -> None:
     after = restored(to_runs(messages))
 
@@ -213,7 +214,7 @@ def test_every_history_comes_back_equal(messages: list[BaseMessage]) -> None:
 
 
 @given(HISTORIES)
-@examples(100)
+@examples(50)
 def test_dicts_come_back_equal_and_are_those_of_langchain(messages: list[BaseMessage]) -> None:
     plain = [message for message in messages if type(message) not in OWN]
     given = messages_to_dict(plain)
@@ -230,7 +231,7 @@ def as_dict(message: Any) -> Any:
 
 
 @given(HISTORIES)
-@examples(100)
+@examples(50)
 def test_chat_models_of_any_kind_can_read_what_langchain_has_said(messages: list[BaseMessage]) -> None:
     for run in to_runs(messages).runs:
         for message in run_messages(run):
@@ -240,7 +241,7 @@ def test_chat_models_of_any_kind_can_read_what_langchain_has_said(messages: list
 
 
 @given(st.lists(runs, max_size=3))
-@examples(300)
+@examples(80)
 def test_what_anyone_has_stored_reads_as_messages(stored: list[Run]) -> None:
     whole = [run for run in stored if run.input != () or run.steps or run.output != ()]
 
@@ -289,7 +290,7 @@ DIFFERENCES = st.fixed_dictionaries(
 
 
 @given(DIFFERENCES, DIFFERENCES)
-@examples(200)
+@examples(100)
 def test_a_store_that_somebody_has_tampered_with_is_read_or_refused(message: Any, call: Any) -> None:
     extra = {"langchain": {"message": message, "call": call}}
     step, result = ToolCall("1", "f", "{}", extra=extra), ToolResult("1", "ok", extra=extra)
@@ -302,15 +303,38 @@ def test_a_store_that_somebody_has_tampered_with_is_read_or_refused(message: Any
 @pytest.mark.parametrize(
     ("raw", "read"),
     [
-        (b'{"langchain": 3}', AIMessage("[part of an unknown kind]")),
-        (b'{"langchain": {"type": "human", "data": 3}}', AIMessage("[part of an unknown kind]")),
-        (b'{"langchain": {"type": "human", "data": {"content": "x"}}}', HumanMessage("x")),
-        (b'{"role": "user", "content": {"a": 1}}', HumanMessage('{"a":1}')),
-        (b'{"role": "narrator", "content": "x"}', ChatMessage("x", role="narrator")),
+        (b'{"langchain": 3}', []),
+        (b'{"langchain": {"type": "human", "data": 3}}', []),
+        (b'{"langchain": {"type": "human", "data": {"content": "x"}}}', [HumanMessage("x")]),
+        (b'{"kind": "responses", "item": {"type": "reasoning"}}', []),
+        (b'{"role": "user", "content": {"a": 1}}', [HumanMessage('{"a":1}')]),
+        (b'{"role": "user", "content": "x", "later": {"part_kind": "user-prompt"}}', [HumanMessage("x")]),
+        (b'{"role": "narrator", "content": "x"}', [ChatMessage("x", role="narrator")]),
     ],
 )
-def test_an_opaque_that_others_have_made_is_read(raw: bytes, read: BaseMessage) -> None:
-    assert to_messages([new_run((), steps=[Opaque(raw)])]) == [read]
+def test_an_opaque_that_others_have_made_is_read_or_left_out(raw: bytes, read: list[BaseMessage]) -> None:
+    assert to_messages([new_run((), steps=[Opaque(raw)])]) == read
+
+
+def test_what_only_another_api_understands_parts_no_call_from_its_result() -> None:
+    hosted = Opaque(b'{"kind": "responses", "item": {"type": "web_search_call"}}')
+    run = new_run("Weather?", "Sunny.", steps=[hosted, ToolCall("1", "f", "{}"), hosted, ToolResult("1", "sun")])
+    expected = [
+        HumanMessage("Weather?"),
+        AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
+        ToolMessage("sun", tool_call_id="1"),
+        AIMessage("Sunny."),
+    ]
+
+    assert to_messages([run]) == expected
+    assert view_messages(View(runs=(run,), positions=range(1))) == expected
+
+
+@pytest.mark.parametrize("chat", [{"unset": ["role"]}, {"set": {"role": []}}, {"set": {"role": 7}}])
+def test_a_role_that_somebody_has_tampered_with_is_that_of_the_place(chat: Any) -> None:
+    run = new_run(Text("Hi", extra={"chat": chat}), steps=[Text("hm", extra={"chat": chat})])
+
+    assert to_messages([run]) == [HumanMessage("Hi"), AIMessage("hm")]
 
 
 def test_an_opaque_of_no_message_is_refused() -> None:
@@ -621,29 +645,23 @@ for load in (lambda: to_messages(to_runs(given).runs), lambda: __import__("memki
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-OLD = """
-import importlib, sys
-name, old, module = sys.argv[1:]
-importlib.import_module(name).__version__ = old
-try:
-    importlib.import_module(module)
-except ImportError as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize(
     ("package", "old", "module", "needs"),
     [
         ("langchain_core", "0.3.86", "build", "langchain-core 1.0 or later"),
         ("langchain", "1.0.8", "agents", "langchain 1.1 or later"),
+        ("langchain", "1.0rc1", "agents", "langchain 1.1 or later"),
     ],
 )
-def test_an_old_langchain_is_refused(package: str, old: str, module: str, needs: str) -> None:
-    given = [sys.executable, "-c", OLD, package, old, f"memkit.adapters.langchain.{module}"]
-    done = subprocess.run(given, check=True, capture_output=True, text=True)
+def test_an_old_langchain_is_refused(
+    package: str, old: str, module: str, needs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"memkit.adapters.langchain.{module}"
+    monkeypatch.setattr(f"{package}.__version__", old)
+    monkeypatch.delitem(sys.modules, name, raising=False)
 
-    assert f"{needs}: pip install 'memkit[langchain]'; this is {old}" in done.stdout
+    with pytest.raises(ImportError, match=f"{needs}: pip install .*; this is {old}"):
+        importlib.import_module(name)
 
 
 def test_langchain_reads_the_dicts() -> None:
@@ -655,4 +673,5 @@ def test_langchain_reads_the_dicts() -> None:
 @given(parts)
 @examples(100)
 def test_any_part_among_steps_is_a_message(part: Any) -> None:
-    assert len(to_messages([new_run("Hi", steps=[part])])) == 2
+    is_readable = not isinstance(part, Opaque)
+    assert len(to_messages([new_run("Hi", steps=[part])])) == 1 + is_readable

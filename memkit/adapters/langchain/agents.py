@@ -9,23 +9,22 @@ of them share: a driver whose client belongs to one loop, as that of Redis does,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, NotRequired, Unpack, cast
 
-import msgspec
 from anyio import to_thread
 
 from memkit.adapters.langchain.bounded import Bounded, Notes
 from memkit.adapters.langchain.messages import view_messages
-from memkit.adapters.langchain.parts import run_of
-from memkit.adapters.langchain.written import exchanges, leading, write
+from memkit.adapters.langchain.turns import begin, may_be_stored, save, since_of, unstored
+from memkit.adapters.langchain.written import is_answer, leading
 from memkit.adapters.portal import wait_for
 from memkit.driver import Driver
 from memkit.errors import BudgetError, FormatError
 from memkit.memory import Memory
 from memkit.options import Options, settings_of
-from memkit.run import Run, Status, new_id
 from memkit.strategies import Strategy
 
 _NEEDS: Final = "memkit.adapters.langchain.agents needs langchain 1.1 or later: pip install 'memkit[langchain]'"
@@ -40,7 +39,7 @@ try:
     from langgraph.runtime import Runtime
 except ImportError as error:
     raise ImportError(_NEEDS) from error
-if tuple(map(int, __version__.split(".")[:2])) < (1, 1):
+if tuple(map(int, re.findall(r"\d+", __version__)[:2])) < (1, 1):
     raise ImportError(f"{_NEEDS}; this is {__version__}")
 
 
@@ -102,9 +101,11 @@ class MemoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Before each call of the model, what is new in the state is stored, and the model sees what the memory
     remembers followed by the messages of this turn; the state has only the latter. To the strategy this turn is
-    the newest run. A turn is stored as it comes: if the model fails, or the process dies, what was said before is
-    kept as a partial run. With a checkpointer, which interrupts need, its older messages are left out of the
-    call, since the memory has them.
+    the newest run. A turn is stored as it comes, what the model asks for before it is done: if something fails, or
+    the process dies, what was said before is kept as a partial run, which prompts of later turns leave out. What
+    other middleware takes out of the state stays stored. Messages that an earlier call has returned may be given
+    again. With a checkpointer, which interrupts need, its older messages are left out of the call, since the
+    memory has them.
 
     `key` names the conversation of a call, by default its thread. `reserve` are tokens for tools and the reply.
     `options` are those of `Memory`: strategy, counter, summarizer and so on.
@@ -135,13 +136,21 @@ class MemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         self._settings = settings_of(driver, options)
         self._notes = Notes(self._settings.counter)
 
-    def before_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:  # noqa: ARG002
+    def before_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Note which messages are new, and under which ids their runs will be stored."""
-        return {"memkit": _begun(state["messages"], state.get("memkit") or {})}
+        before: dict[str, Any] = state.get("memkit") or {}
+        begun = begin(state["messages"], before)
+        if may_be_stored(begun, before):
+            begun = wait_for(partial(self._unstored, self._key(runtime), begun, state["messages"]))
+        return {"memkit": begun}
 
     async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Note which messages are new, and under which ids their runs will be stored."""
-        return self.before_agent(state, runtime)
+        before: dict[str, Any] = state.get("memkit") or {}
+        begun = begin(state["messages"], before)
+        if may_be_stored(begun, before):
+            begun = await self._unstored(self._key(runtime), begun, state["messages"])
+        return {"memkit": begun}
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -155,6 +164,16 @@ class MemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         """Store what is new, and call the model with what is remembered."""
         return await handler(await self._remembered(self._key(request.runtime), request))
 
+    def after_model(self, state: Any, runtime: Runtime[Any]) -> None:
+        """Store what the model asks for, before it is done."""
+        if _is_asked(state):
+            wait_for(partial(self._asked, self._key(runtime), state))
+
+    async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> None:
+        """Store what the model asks for, before it is done."""
+        if _is_asked(state):
+            await self._asked(self._key(runtime), state)
+
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Store the rest of the turn, which is complete."""
         return wait_for(partial(self._finished, self._key(runtime), state))
@@ -163,13 +182,21 @@ class MemoryMiddleware(AgentMiddleware[Any, Any, Any]):
         """Store the rest of the turn, which is complete."""
         return await self._finished(self._key(runtime), state)
 
+    async def _unstored(self, key: str, begun: dict[str, Any], messages: Sequence[BaseMessage]) -> dict[str, Any]:
+        async with Memory(self._driver, key, **self._options) as memory:
+            return await unstored(memory, begun, messages)
+
+    async def _asked(self, key: str, state: Any) -> None:
+        async with Memory(self._driver, key, **self._options) as memory:
+            await save(memory, state["messages"], state["memkit"], "partial")
+
     async def _remembered(self, key: str, request: ModelRequest[Any]) -> ModelRequest[Any]:
         begun: dict[str, Any] = cast("Any", request.state)["memkit"]
         messages, own = request.messages, set(begun["ids"].values())
-        first, since = leading(messages), _since(messages, begun)
+        first, since = leading(messages), since_of(messages, begun)
         system = [*([request.system_message] if request.system_message else []), *messages[:first]]
         async with Memory(self._driver, key, **self._options) as memory:
-            at = await _save(memory, request.state["messages"], begun, "partial")
+            at = await save(memory, request.state["messages"], begun, "partial")
             taken = self._reserve + await to_thread.run_sync(lambda: sum(map(self._notes.price, system)))
             view = memory.view(reserve=taken)
         # What others have said since this turn began would change the beginning of its prompt.
@@ -181,88 +208,10 @@ class MemoryMiddleware(AgentMiddleware[Any, Any, Any]):
     async def _finished(self, key: str, state: Any) -> dict[str, Any]:
         messages = state["messages"]
         async with Memory(self._driver, key, **self._options) as memory:
-            await _save(memory, messages, state["memkit"], "complete")
+            await save(memory, messages, state["memkit"], "complete")
         return {"memkit": {"ids": {}, "until": messages[-1].id if messages else None}}
 
 
-def _begun(messages: Sequence[BaseMessage], before: dict[str, Any]) -> dict[str, Any]:
-    """Return ids for the runs that messages make which are not stored yet, by the id of their first message."""
-    known, until = before.get("ids", {}), before.get("until")
-    start = _after(messages, until)
-    runs = list(exchanges(messages, start or leading(messages)))
-    if until is not None and start is None:
-        runs = runs[-1:]  # somebody has taken out of the state what was stored last
-    firsts = [messages[begin].id for begin, _ in runs] or [""]  # the model may have the first word
-    return {"ids": {first: known.get(first) or new_id() for first in firsts}, "until": until}
-
-
-def _after(messages: Sequence[BaseMessage], until: str | None) -> int | None:
-    """Return where the messages after that of an id begin; None if it is not there."""
-    return next((i + 1 for i, message in enumerate(messages) if until and message.id == until), None)
-
-
-def _since(messages: Sequence[BaseMessage], begun: dict[str, Any]) -> int:
-    """Return where the messages begin that are new since `_begun`."""
-    first = next((i for i, message in enumerate(messages) if message.id in begun["ids"]), None)
-    return (_after(messages, begun["until"]) or leading(messages)) if first is None else first
-
-
-async def _save(memory: Memory, messages: Sequence[BaseMessage], begun: dict[str, Any], status: Status) -> int:
-    """Store what is new, the last run of it with this status; return where that lies."""
-    made = _runs(messages, begun)
-    if not made:
-        return memory.conversation.end
-    last = msgspec.structs.replace(made[-1], status=status)
-    stored = await _stored(memory, last)
-    if stored is None:
-        known = {run.id for run in memory.conversation.runs}
-        await memory.append(*(run for run in made[:-1] if run.id not in known), last)
-    elif last.input not in ((), stored.input):
-        await memory.amend(last)
-    else:
-        await _extend(memory, stored, last)
-    now = memory.conversation
-    return next((at for at, run in zip(*now.resolved(), strict=True) if run.id == last.id), now.end)
-
-
-def _runs(messages: Sequence[BaseMessage], begun: dict[str, Any]) -> list[Run]:
-    """Return what is new as runs: each reaches from its first message to that of the next."""
-    ids: dict[str | None, str] = begun["ids"]
-    since = _since(messages, begun)
-    written = [write(message, f"message {index}") for index, message in enumerate(messages) if index >= since]
-    starts = [index - since for index, message in enumerate(messages) if message.id in ids]
-    if not starts:
-        # Nobody has said anything, or somebody has taken that out of the state: it stays as it is stored.
-        return [_named(run_of(written, after=_NOTHING), [*ids.values()][-1])] if written else []
-    pairs = zip(starts, [*starts[1:], len(written)], strict=True)
-    return [_named(run_of(written[start:stop]), ids[messages[since + start].id]) for start, stop in pairs]
-
-
-_NOTHING: Final = Run("nothing", ())
-
-
-def _named(run: Run, run_id: str) -> Run:
-    """Return a run under an id made by `new_id`, and of its time: what is stored again must be the same."""
-    return msgspec.structs.replace(run, id=run_id, created_at=int(run_id[:12], 16) / 1_000)
-
-
-async def _stored(memory: Memory, made: Run) -> Run | None:
-    """Return a run as it is stored; None if it is not."""
-    found = next((run for run in memory.conversation.runs if run.id == made.id), None)
-    now = memory.conversation
-    if found is None and made.steps and now.start > now.base:
-        # The turn has been going on for longer than the window reaches back.
-        async for run in memory.history():
-            if run.id == made.id:
-                return run
-    return found
-
-
-async def _extend(memory: Memory, stored: Run, made: Run) -> None:
-    """Store in what a run differs from what is stored of it."""
-    pairs = zip(stored.steps, made.steps, strict=False)
-    same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(stored.steps), len(made.steps)))
-    drop, steps = len(stored.steps) - same, made.steps[same:]
-    output = None if made.output == stored.output else made.output
-    if drop or steps or output is not None or made.status != stored.status:
-        await memory.extend(made.id, drop=drop, steps=steps, output=output, status=made.status)
+def _is_asked(state: Any) -> bool:
+    """Tell whether something is done next: an answer is stored together with the end of the turn."""
+    return bool(state["messages"]) and not is_answer(state["messages"][-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from weakref import ref
 
@@ -119,15 +120,22 @@ class _Note(NamedTuple, Generic[T]):
     """What was found out about messages, for as long as they live and are as they were."""
 
     messages: tuple[ref[BaseMessage], ...]
-    contents: tuple[object, ...]
+    said: tuple[tuple[object, ...], ...]
     found: T
 
     def is_about(self, messages: Sequence[BaseMessage]) -> bool:
         """Tell whether it is about these."""
         return len(messages) == len(self.messages) and all(
-            own() is message and content is message.content
-            for own, content, message in zip(self.messages, self.contents, messages, strict=True)
+            own() is message and said == _said(message)
+            for own, said, message in zip(self.messages, self.said, messages, strict=True)
         )
+
+
+def _said(message: BaseMessage) -> tuple[object, ...]:
+    """Return what is counted and shown of a message, to see whether somebody has put something else there."""
+    names = ("content", "tool_calls", "invalid_tool_calls", "additional_kwargs")
+    found: list[Any] = [getattr(message, name, None) for name in names]
+    return tuple(copy(each) for each in found)  # lists and dicts may be added to
 
 
 class Notes:
@@ -172,7 +180,7 @@ class Notes:
         note = notes.get(key)
         if note is None or not note.is_about(messages):
             refs = tuple(ref(message, lambda _: notes.pop(key, None)) for message in messages)
-            note = notes[key] = _Note(refs, tuple(message.content for message in messages), find(messages))
+            note = notes[key] = _Note(refs, tuple(map(_said, messages)), find(messages))
         return note.found
 
 

@@ -62,7 +62,7 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
             async with self._memory() as memory:
                 view = memory.view()
             self._handed_out = await to_thread.run_sync(view_messages, view, self._settings.summary_as)
-        return self._handed_out.copy()
+        return [message.model_copy(deep=True) for message in self._handed_out]
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Store messages, all or none: each human message begins a run, others go on with the newest.
@@ -78,9 +78,8 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
         self._handed_out = None
 
     async def aclear(self) -> None:
-        """Delete the conversation."""
-        async with self._memory() as memory:
-            await memory.clear()
+        """Delete the conversation, also one that cannot be read."""
+        await self._driver.delete(self._key)
         self._handed_out = None
 
     @property

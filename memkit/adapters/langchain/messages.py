@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from memkit.adapters.langchain.parts import run_of, written_of
+from memkit.adapters.langchain.parts import run_of, spoken, written_of
 from memkit.adapters.langchain.written import Given, checked, exchanges, leading, write
 from memkit.content import Text
 from memkit.conversation import View
@@ -56,8 +56,9 @@ def to_runs(messages: Iterable[Given]) -> Imported:
 def to_messages(runs: Iterable[Run], types: Iterable[type[BaseMessage]] = ()) -> list[BaseMessage]:
     """Return runs as messages, just as they were: with calls that have no result, and inputs without an answer.
 
-    Classes of your own come back as such if they are among `types`, and else as the class of LangChain that they
-    are made from, with their fields: nothing is imported by a name that was stored.
+    Steps that only another API understands, such as its reasoning, are left out. Classes of your own come back as
+    such if they are among `types`, and else as the class of LangChain that they are made from, with their fields:
+    nothing is imported by a name that was stored.
 
     Raises:
         FormatError: a stored message that the installed langchain-core refuses.
@@ -95,5 +96,5 @@ def view_messages(
 
 def mended(run: Run) -> Run:
     """Return a run with a result for every call, and a call for every result: as it is, if it has."""
-    steps = repaired(run.steps)
+    steps = repaired(spoken(run.steps))
     return run if steps == run.steps else run.replace(steps=steps)

@@ -28,7 +28,7 @@ from memkit.items import as_str
 from memkit.messages import ChatMessage, content_message, step_message
 from memkit.rawjson import difference, parse_json, restored
 from memkit.run import Run, new_run
-from memkit.steps import grouped
+from memkit.steps import grouped, is_message
 
 
 def run_of(messages: Sequence[Written], after: Run | None = None) -> Run:
@@ -163,10 +163,17 @@ def written_of(runs: Iterable[Run]) -> Iterator[Written]:
     for run in runs:
         if run.input != ():
             yield _rendered("user", run.input)
-        for group in grouped(run.steps):
+        for group in grouped(spoken(run.steps)):
             yield _rendered_step(group)
         if run.output != ():
             yield _rendered("assistant", run.output)
+
+
+def spoken(steps: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Return the steps that LangChain can tell: not what only another API understands, as its reasoning."""
+    return tuple(
+        part for part in steps if not isinstance(part, Opaque) or is_message(part) or _as_whole(part) is not None
+    )
 
 
 def _rendered(role: str, content: Content) -> Written:
@@ -174,7 +181,7 @@ def _rendered(role: str, content: Content) -> Written:
     parts = parts_of(content)
     if len(parts) == 1 and (whole := _as_whole(parts[0])) is not None:
         return whole
-    data = _fields_of(content_message(role, content))
+    data = _fields_of(content_message(role, content), role)
     data["content"] = with_blocks(data["content"], content)
     return _as_written(data, parts)
 
@@ -184,7 +191,7 @@ def _rendered_step(group: tuple[Part, ...]) -> Written:
     first = group[0]
     if (whole := _as_whole(first)) is not None:
         return whole
-    data = _fields_of(step_message(group))
+    data = _fields_of(step_message(group), "tool" if isinstance(first, ToolResult) else "assistant")
     calls = [call_item(part) for part in group if isinstance(part, ToolCall)]
     if calls:
         is_valid = [call.get("type") == "tool_call" for call in calls]
@@ -215,11 +222,14 @@ def _as_written(data: dict[str, Any], parts: Sequence[Part]) -> Written:
     return Written(data)
 
 
-def _fields_of(message: ChatMessage) -> dict[str, Any]:
-    """Return the fields of the LangChain message that says what a chat message says."""
+def _fields_of(message: ChatMessage, speaker: str) -> dict[str, Any]:
+    """Return the fields of the LangChain message that says what a chat message says; its role may be anything."""
     rest = {name: value for name, value in message.items() if value is not None}
-    role, content, name = rest.pop("role"), rest.pop("content", ""), rest.pop("name", None)
+    role = as_str(rest.pop("role", "")) or speaker
+    content, name = rest.pop("content", ""), rest.pop("name", None)
     rest.pop("tool_calls", None)  # made of the parts, which have more
+    if role == "user":  # what another format notes beside what somebody said is not for a model
+        rest = {name: value for name, value in rest.items() if not isinstance(value, dict)}
     data: dict[str, Any] = {
         "content": content if isinstance(content, str | list) else text_of((Json(content),)),
         "additional_kwargs": rest,

@@ -43,6 +43,11 @@ class Written(NamedTuple):
         return as_str(self.data.get("type"))
 
     @property
+    def id(self) -> str:
+        """The id of the message; empty, if it has none."""
+        return as_str(self.data.get("id"))
+
+    @property
     def kind(self) -> str:
         """The type of the message; of a piece that was streamed, that of what it is a piece of."""
         return kind_of(self)
@@ -129,12 +134,13 @@ def exchanges(messages: Sequence[Written | BaseMessage], start: int = 0) -> Iter
     """Yield where the runs among messages begin and end, from `start` on."""
     for index in range(start + 1, len(messages)):
         kind = kind_of(messages[index])
-        if kind == "human" or (kind == "system" and _is_answer(messages[index - 1])):
+        if kind == "human" or (kind == "system" and is_answer(messages[index - 1])):
             yield start, index
             start = index
     if start < len(messages):
         yield start, len(messages)
 
 
-def _is_answer(message: Written | BaseMessage) -> bool:
+def is_answer(message: Written | BaseMessage) -> bool:
+    """Tell whether a message is of the model and asks for nothing."""
     return (message if isinstance(message, Written) else Written(vars(message))).is_answer
