@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from memkit.content import Blob, Json, Known, Opaque, Part, Ref, Text, ToolCall, text_of
+from memkit.errors import FormatError
 from memkit.messages import AUDIO, call_item, content_item
-from memkit.rawjson import dump_json
+from memkit.rawjson import dump_json, to_json
 
 K = TypeVar("K", bound=Known)
+
+
+class Dumpable(Protocol):
+    """A model of pydantic, such as those that the openai package returns."""
+
+    def model_dump(self, *, mode: str, exclude_unset: bool) -> dict[str, Any]:
+        """Return the model as a dict."""
+        ...
+
+
+Given: TypeAlias = Mapping[str, Any] | Dumpable
+
+
+def listed(given: Iterable[Given], what: str) -> list[Given]:
+    """Return what is given as a list.
+
+    Raises:
+        FormatError: it is none, or text or one object; `what` names what was to be given.
+    """
+    kind = cast("type", type(given))
+    if issubclass(kind, str | bytes | Mapping) or not issubclass(kind, Iterable):
+        raise FormatError(f"{what} come as a list of dicts, not as a {kind.__name__}")
+    return list(given)
+
+
+def as_dict(given: object, where: str, depth: int) -> dict[str, Any]:
+    """Return a copy of an object that is JSON, be it given as a dict or as a model.
+
+    Raises:
+        FormatError: it is neither, or not JSON; `where` names it.
+    """
+    if not isinstance(given, Mapping):
+        if not hasattr(given, "model_dump"):
+            raise FormatError(f"{where} is a {type(given).__name__}, neither a dict nor a model")
+        given = cast("Dumpable", given).model_dump(mode="json", exclude_unset=True)
+    return cast("dict[str, Any]", to_json(given, where, depth))
 
 
 def call_of(item: Mapping[str, Any]) -> ToolCall:

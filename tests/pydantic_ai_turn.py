@@ -1,4 +1,4 @@
-"""One turn of a real agent, acknowledged on standard output: a process to be killed after that.
+"""One turn of a real agent, remembered and saved, then acknowledged: a process to be killed after that.
 
 python -m tests.pydantic_ai_turn FOLDER SAID [forget]
 """
@@ -10,11 +10,12 @@ import time
 
 import anyio
 from pydantic_ai import Agent
+from pydantic_ai.conversation import Conversation
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 import memkit
-from memkit.adapters.pydantic_ai import history, remember
+from memkit.adapters.pydantic_ai import DriverConversationStore, history, remember
 
 BUDGET = memkit.compose(memkit.forget_steps(keep=0), memkit.prune(60, counter=memkit.approximate()))
 
@@ -43,6 +44,8 @@ async def main(folder: str, said: str, *more: str) -> None:
     async with memkit.open("me", folder, strategy=strategy) as memory:
         result = await agent.run(said, message_history=history(memory.view()))
         await remember(memory, result)
+    conversation = Conversation(conversation_id=said, messages=result.all_messages())
+    await DriverConversationStore(memkit.FileDriver(folder)).save(conversation)
     print(result.output, flush=True)
 
 

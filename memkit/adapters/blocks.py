@@ -16,13 +16,14 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 import msgspec
 
+from memkit.adapters.changes import change_of, changed
 from memkit.content import Blob, Content, Known, Opaque, Part, Text, ToolCall, ToolResult, parts_of, text_of
 from memkit.errors import FormatError
 from memkit.items import with_extra
 from memkit.messages import sendable
 from memkit.rawjson import difference, parse_json, restored, to_json
 from memkit.run import Run, new_id
-from memkit.steps import repaired
+from memkit.steps import repairs
 
 Block: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]
@@ -67,8 +68,8 @@ class Dialect(Protocol):
         """Return a message that stays whole as a part."""
         ...
 
-    def told(self, block: Any) -> Opaque:
-        """Return what a model is told among the steps, beside results, as a part."""
+    def told(self, block: Any) -> str | list[Any]:
+        """Return what a model is told beside results as a chat message has it; nothing, if that cannot say it."""
         ...
 
     def natural(self, block: Block, side: Side) -> Known | None:
@@ -80,7 +81,7 @@ class Dialect(Protocol):
         ...
 
     def foreign(self, value: Mapping[str, Any]) -> tuple[Side | None, Sequence[Block]]:
-        """Return the blocks that an `Opaque` without a mark stands for; with None as side, it is a message."""
+        """Return the blocks of a chat message, or of what else has no mark; with None as side, it is a message."""
         ...
 
 
@@ -135,20 +136,37 @@ def _parts(dialect: Dialect, message: Message, opened: Opened, *, begins: bool) 
     """Return a message as parts; `begins` tells that no change of side shows where it begins."""
     if not opened.blocks:
         return [dialect.whole(message)]
-    parts = [_part(dialect, block, opened.side) for block in opened.blocks]
-    order = sorted(range(len(parts)), key=lambda index: _rank(parts[index]))
+    groups = [_block_parts(dialect, block, opened.side) for block in opened.blocks]
+    order = sorted(range(len(groups)), key=lambda index: _rank(groups[index][0]))
     about = dict(opened.about)
-    if order != list(range(len(parts))):
+    if order != list(range(len(groups))):
         about["order"] = order
-    parts = [parts[index] for index in order]
+    parts = [part for index in order for part in groups[index]]
     if about or begins:
+        if isinstance(parts[0], Opaque) and not mark_of(dialect, parts[0]):
+            parts.insert(0, _note(dialect, {}))
         parts[0] = marked(dialect, parts[0], message=about)
     return parts
 
 
-def _part(dialect: Dialect, block: Any, side: Side) -> Part:
+def _block_parts(dialect: Dialect, block: Any, side: Side) -> list[Part]:
     part = part_of(dialect, block, side)
-    return part if side == "model" or isinstance(part, ToolResult) else dialect.told(block)
+    return [part] if side == "model" or isinstance(part, ToolResult) else _told(dialect, block)
+
+
+def _told(dialect: Dialect, block: Any) -> list[Part]:
+    """Return what a model is told beside results: a chat message, which all formats read, after a note on it."""
+    message = {"role": "user", "content": dialect.told(block)}
+    _, made = dialect.foreign(message) if message["content"] else (None, ())
+    if len(made) != 1:
+        return [opaque(dialect, block, side="user")]
+    told = Opaque(msgspec.json.encode(message))
+    return [told] if made[0] == block else [_note(dialect, change_of(made[0], block)), told]
+
+
+def _note(dialect: Dialect, change: Mapping[str, Any]) -> Opaque:
+    """Return what is to be known of the chat message after it, which no service would accept inside of it."""
+    return Opaque(msgspec.json.encode({dialect.name: {"next": change}}))
 
 
 def _rank(part: Part) -> int:
@@ -207,18 +225,7 @@ def blob_of(media_type: str, data: object, altchars: bytes | None = None) -> Blo
 
 def repairs_of(steps: tuple[Part, ...], sources: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Yield what `repaired` does to these steps, and the messages to which it does it."""
-    source_of = {id(part): source for part, source in zip(steps, sources, strict=True)}
-    fixed = repaired(steps)
-    kept = set(map(id, fixed))
-    for part in steps:
-        if isinstance(part, ToolResult) and id(part) not in kept:
-            yield source_of[id(part)], f"the result of {part.id!r} is left out, since no such call is open"
-    callers: dict[str, int] = {}
-    for part in fixed:
-        if isinstance(part, ToolCall):
-            callers[part.id] = source_of[id(part)]
-        elif isinstance(part, ToolResult) and id(part) not in source_of:
-            yield callers[part.id], f"the call {part.id!r} has no result, and gets one that says so"
+    return ((sources[index], what) for index, what in repairs(steps))
 
 
 # --- from a run to messages ---
@@ -237,9 +244,16 @@ def messages_of(dialect: Dialect, steps: Iterable[Part], output: Content) -> lis
             messages.append(dialect.close(Opened(side, _in_order(blocks, about.get("order")), about)))
         opened.clear()
 
+    note: dict[str, Any] = {}
     for part, about in spoken:
         mark = mark_of(dialect, part)
+        if "next" in mark:
+            note = mark
+            continue
         side, blocks = blocks_of(dialect, part)
+        if note and isinstance(part, Opaque) and not mark:
+            mark, blocks = note, [changed(block, note["next"]) for block in blocks]
+        note = {}
         if side is None:
             close()
             messages.extend(blocks)
@@ -268,11 +282,28 @@ def _in_order(blocks: Sequence[Block], order: object) -> Sequence[Block]:
     return [at[place] for place in range(len(blocks))]
 
 
+def chat_role(part: Known) -> str | None:
+    """Return whose message a step is that chat messages have in the name of another than the assistant."""
+    match part.extra.get("chat"):
+        case {"set": {"role": "user" | "system" | "developer" as role}} if isinstance(part, Text):
+            return cast("str", role)
+        case _:
+            return None
+
+
+def is_silent(dialect: Dialect, part: Part) -> bool:
+    """Tell whether a step says nothing in this format: only another can tell it."""
+    return isinstance(part, Opaque) and "next" not in mark_of(dialect, part) and not blocks_of(dialect, part)[1]
+
+
 def blocks_of(dialect: Dialect, part: Part, side: Side | None = None) -> tuple[Side | None, Sequence[Block]]:
     """Return the blocks that a part stands for, and who speaks; None, where it is a whole message."""
     mark = mark_of(dialect, part)
     spoken: Side = "user" if isinstance(part, ToolResult) or mark.get("side") == "user" else "model"
     if not isinstance(part, Opaque):
+        role = None if side or mark else chat_role(part)
+        if role is not None:
+            return dialect.foreign({"role": role, "content": text_of((part,))})
         return spoken, [restored(dialect.plain(part, side or spoken), mark)]
     value = parse_json(part.raw)
     if dialect.name not in value:

@@ -8,9 +8,9 @@ system messages in the middle, and what only old or audio models write. Works wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import time
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -26,22 +26,11 @@ from memkit.content import (
     text_of,
 )
 from memkit.errors import FormatError
-from memkit.items import as_str, call_of, part_of, with_extra
+from memkit.items import Given, as_dict, as_str, call_of, listed, part_of, with_extra
 from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
-from memkit.rawjson import difference, to_json
+from memkit.rawjson import difference
 from memkit.run import Run, new_id
 from memkit.steps import repairs
-
-
-class Dumpable(Protocol):
-    """A model of pydantic, such as the messages that the openai package returns."""
-
-    def model_dump(self, *, mode: str, exclude_unset: bool) -> dict[str, Any]:
-        """Return the model as a dict."""
-        ...
-
-
-Given: TypeAlias = Mapping[str, Any] | Dumpable
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -67,10 +56,7 @@ def to_runs(messages: Iterable[Given]) -> Imported:
     Raises:
         FormatError: not a list of chat messages; it names the index of the culprit.
     """
-    kind = cast("type", type(messages))
-    if issubclass(kind, str | bytes | Mapping) or not issubclass(kind, Iterable):
-        raise FormatError(f"chat messages come as a list of dicts, not as a {kind.__name__}")
-    given = [_checked(index, message) for index, message in enumerate(messages)]
+    given = [_checked(index, message) for index, message in enumerate(listed(messages, "chat messages"))]
     cleaned = [_cleaned(message) for message in given]
     found = [
         (index, "text that is not valid Unicode is replaced by U+FFFD")
@@ -104,11 +90,7 @@ _DEPTH: Final = 12
 def _checked(index: int, given: object) -> ChatMessage:
     """Return a copy of a message that is JSON and has the form of one."""
     where = f"message {index}"
-    if not isinstance(given, Mapping):
-        if not hasattr(given, "model_dump"):
-            raise FormatError(f"{where} is a {type(given).__name__}, neither a dict nor a model")
-        given = cast("Dumpable", given).model_dump(mode="json", exclude_unset=True)
-    message: ChatMessage = to_json(given, where, _DEPTH)
+    message: ChatMessage = as_dict(given, where, _DEPTH)
     if message.get("role") not in _ROLES:
         raise FormatError(f"{where} has the role {message.get('role')!r}; there are {', '.join(_ROLES)}")
     if not isinstance(content := message.get("content"), str | list | None):

@@ -18,6 +18,7 @@ from memkit.adapters.blocks import (
     Opened,
     blocks_of,
     checked,
+    is_silent,
     mark_of,
     marked,
     messages_of,
@@ -26,10 +27,10 @@ from memkit.adapters.blocks import (
     run_of,
     said_parts,
 )
-from memkit.adapters.openai import Dumpable
-from memkit.content import Content, ContentLike, Opaque, parts_of, text_of, to_content
+from memkit.content import Content, ContentLike, parts_of, text_of, to_content
 from memkit.conversation import View
 from memkit.errors import FormatError
+from memkit.items import Dumpable
 from memkit.messages import is_skipped, sendable, summary_block
 from memkit.run import Run
 from memkit.steps import repaired
@@ -160,7 +161,7 @@ def _run_messages(run: Run) -> list[Message]:
         return []
     said = [] if run.input == () else [_input_message(run.input)]
     # First without what only another format can tell: between two calls, it would seem to be a new message.
-    steps = tuple(part for part in run.steps if not isinstance(part, Opaque) or blocks_of(DIALECT, part)[1])
+    steps = tuple(part for part in run.steps if not is_silent(DIALECT, part))
     made = [*said, *messages_of(DIALECT, repaired(steps), run.output)]
     return [cast("Message", sendable(message)) for message in made]
 

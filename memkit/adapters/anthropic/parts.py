@@ -10,6 +10,8 @@ import msgspec
 
 from memkit.adapters.blocks import Block, Message, Opened, Side, blob_of, blocks_of, opaque, part_of
 from memkit.content import Blob, Content, Json, Known, Opaque, Part, Ref, Text, ToolCall, ToolResult, text_of
+from memkit.items import part_of as part_of_chat
+from memkit.messages import content_item
 from memkit.rawjson import difference, load_text, restored, to_json
 
 ROLES: Final = ("user", "assistant", "system")
@@ -38,8 +40,9 @@ class _Anthropic:
             return Opaque(msgspec.json.encode(message))
         return opaque(self, message, whole=True)
 
-    def told(self, block: Any) -> Opaque:
-        return Opaque(msgspec.json.encode({"role": "user", "content": [block]}))
+    def told(self, block: Any) -> list[Any]:
+        part = self.natural(cast("Block", block), "user") if isinstance(block, dict) else None
+        return [content_item(part)] if isinstance(part, Text | Blob | Ref) else []
 
     def natural(self, block: Block, side: Side) -> Known | None:
         match block:
@@ -71,17 +74,22 @@ class _Anthropic:
 
     def foreign(self, value: Mapping[str, Any]) -> tuple[Side | None, Sequence[Block]]:
         role, content = value.get("role"), value.get("content")
-        if set(value) != {"role", "content"} or not isinstance(content, str | list):
+        if not isinstance(content, str | list):
             return "model", []
         if role == "user" and content:
-            return "user", list_of(content)
-        if role == "developer":
-            return None, [{"role": "system", "content": content}]
-        return (None, [dict(value)]) if role in ROLES else ("model", [])
+            return "user", _told_blocks(list_of(content))
+        role = "system" if role == "developer" else role
+        return (None, [{"role": role, "content": content}]) if role in ROLES else ("model", [])
 
 
 DIALECT: Final = _Anthropic()
 _PDF: Final = "application/pdf"
+
+
+def _told_blocks(items: Sequence[Any]) -> list[Block]:
+    """Return the content of a chat message as blocks, but for what only another service knows."""
+    parts = [part_of_chat(item) for item in items]
+    return [DIALECT.plain(part, "user") for part in parts if not isinstance(part, Opaque)]
 
 
 def _media(kind: str, source: Mapping[str, Any]) -> Blob | Ref | None:

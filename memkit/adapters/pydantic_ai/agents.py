@@ -13,11 +13,11 @@ import msgspec
 from memkit.adapters.blocks import Message
 from memkit.adapters.pydantic_ai.messages import exchanges, to_messages, to_run
 from memkit.adapters.pydantic_ai.parts import blocks_in, mapping
+from memkit.adapters.pydantic_ai.written import write
 from memkit.content import clean, text_of
 from memkit.conversation import View
 from memkit.errors import UnsupportedError
 from memkit.memory import Memory
-from memkit.rawjson import parse_json
 from memkit.run import Run
 from memkit.strategies import Strategy, counter_of, pin
 from memkit.tokens import TokenCounter
@@ -79,13 +79,14 @@ async def remember(memory: Memory, messages: pydantic_ai.AgentRunResult[Any] | S
         DriverError, ConflictError: as `Memory.append`.
     """
     new = messages.new_messages() if isinstance(messages, pydantic_ai.AgentRunResult) else list(messages)
-    run = to_run(ModelMessagesTypeAdapter.dump_json(new))
+    run = to_run(write(new))
     last = next(reversed(memory.conversation.runs), None)
     if run.input != () or last is None or last.output != ():
         await memory.append(run)
         return run
     await memory.extend(last, steps=run.steps, output=run.output, status="complete")
-    return next(run for run in memory.conversation.runs if run.id == last.id)
+    # Another process may have taken it back meanwhile.
+    return next((run for run in memory.conversation.runs if run.id == last.id), run)
 
 
 def processor(
@@ -105,7 +106,7 @@ def processor(
     def process(messages: list[ModelMessage]) -> list[ModelMessage]:
         count = sum(1 for _ in takewhile(_is_system, messages))
         system, talk = messages[:count], messages[count:]
-        written: list[Message] = parse_json(ModelMessagesTypeAdapter.dump_json(talk))
+        written = write(talk)
         spans = exchanges(written)
         if len(spans) < 2:
             return messages
@@ -132,7 +133,7 @@ def _system_prompts(messages: Iterable[ModelMessage]) -> list[SystemPromptPart]:
     return [part for message in messages for part in message.parts if isinstance(part, SystemPromptPart)]
 
 
-_DATED: Final = {"system-prompt", "user-prompt", "tool-return"}
+_DATED: Final = ("system-prompt", "user-prompt", "tool-return")
 
 
 def _dated(run: Run) -> list[Message]:

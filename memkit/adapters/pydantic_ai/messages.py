@@ -84,7 +84,7 @@ def _given(messages: Iterable[Mapping[str, Any]] | bytes) -> list[Message]:
         raise FormatError(f"messages come as JSON bytes or as a list of dicts, not as a {kind.__name__}")
     copies, _ = checked(list(given))
     for index, message in enumerate(copies):
-        if message.get("kind") not in {"request", "response"}:
+        if message.get("kind") not in ("request", "response"):
             raise FormatError(
                 f"message {index} is of the kind {message.get('kind')!r}, not a request or a response"
             )
@@ -95,11 +95,15 @@ def _given(messages: Iterable[Mapping[str, Any]] | bytes) -> list[Message]:
 
 def _begins(before: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
     """Tell whether a run begins with `message`, which follows `before`."""
-    kinds = _kinds(message)
-    if message["kind"] != "request" or "tool-return" in kinds or "retry-prompt" in kinds:
+    if message["kind"] != "request" or _has_results(message):
         return False
     old, new = before.get("run_id"), message.get("run_id")
-    return bool(old != new) if old and new else "user-prompt" in kinds
+    return bool(old != new) if old and new else "user-prompt" in _kinds(message)
+
+
+def _has_results(message: Mapping[str, Any]) -> bool:
+    kinds = _kinds(message)
+    return "tool-return" in kinds or "retry-prompt" in kinds
 
 
 def _kinds(message: Mapping[str, Any]) -> list[Any]:
@@ -116,7 +120,7 @@ def _input(message: Message) -> tuple[Part, ...]:
     """Return the last user prompt of a request that answers no calls, the rest of the request in its mark."""
     parts: list[Any] = message["parts"]
     places = [index for index, part in enumerate(parts) if _is_prompt(part)]
-    if message["kind"] != "request" or not places or "tool-return" in _kinds(message):
+    if message["kind"] != "request" or not places or _has_results(message):
         return ()
     prompt = parts[places[-1]]
     content: Any = prompt["content"]

@@ -29,6 +29,8 @@ from memkit.content import (
     ToolResult,
     text_of,
 )
+from memkit.items import part_of as part_of_chat
+from memkit.messages import content_item
 from memkit.rawjson import difference, load_text, parse_json, restored, to_json
 
 NAME: Final = "pydantic_ai"
@@ -71,8 +73,15 @@ class _PydanticAI:
     def whole(self, message: Message) -> Opaque:
         return opaque(self, message, whole=True)
 
-    def told(self, block: Any) -> Opaque:
-        return opaque(self, block, side="user")
+    def told(self, block: Any) -> str | list[Any]:
+        match block:
+            case {"part_kind": "user-prompt", "content": str(text)}:
+                return text
+            case {"part_kind": "user-prompt", "content": list()}:
+                parts = [part_of_item(item) for item in block["content"]]
+                return [content_item(part) for part in parts if not isinstance(part, Opaque)]
+            case _:
+                return []
 
     def natural(self, block: Block, side: Side) -> Known | None:
         match block:
@@ -85,6 +94,10 @@ class _PydanticAI:
                 return part if isinstance(part, Blob) else None
             case {"part_kind": "tool-return", "tool_name": str(name), "tool_call_id": str(call)} if side == "user":
                 return _result(call, name, block)
+            case {"part_kind": "retry-prompt", "tool_name": str(name), "tool_call_id": str(call)} if (
+                side == "user"
+            ):
+                return ToolResult(call, _result_content(block.get("content")), name, error=True)
             case _:
                 return None
 
@@ -104,13 +117,22 @@ class _PydanticAI:
 
     def foreign(self, value: Mapping[str, Any]) -> tuple[Side | None, Sequence[Block]]:
         role, content = value.get("role"), value.get("content")
-        if not isinstance(content, str):
+        if not isinstance(content, str | list):
             return "model", []
-        if role in {"system", "developer"}:
-            return "user", [{"content": content, "part_kind": "system-prompt"}]
+        parts = (
+            [part_of_chat(item) for item in cast("list[Any]", content)]
+            if isinstance(content, list)
+            else [Text(content)]
+        )
+        known = tuple(part for part in parts if not isinstance(part, Opaque))
+        if role in ("system", "developer"):
+            return "user", [{"content": text_of(known), "part_kind": "system-prompt"}]
         if role == "user":
-            return "user", [{"content": content, "part_kind": "user-prompt"}]
-        return "model", [self.plain(Text(content), "model")] if role == "assistant" and content else []
+            said = content if isinstance(content, str) else [item_of(part) for part in known]
+            return "user", [{"content": said, "part_kind": "user-prompt"}] if known else []
+        return "model", [self.plain(Text(text_of(known)), "model")] if role == "assistant" and text_of(
+            known
+        ) else []
 
 
 DIALECT: Final = _PydanticAI()
@@ -164,7 +186,8 @@ def _result_value(result: ToolResult) -> Any:
 
 # --- pieces of content ---
 
-_MEDIA: Final = {"image-url", "audio-url", "video-url", "document-url", "binary"}
+# A tuple, since what is looked for in it may be a list.
+_MEDIA: Final = ("image-url", "audio-url", "video-url", "document-url", "binary")
 
 
 def _is_media(item: Any) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
 import msgspec
 
-from memkit.driver import Driver, ListKeys, Log, Record, capability
+from memkit.adapters.pydantic_ai.written import encode
+from memkit.driver import Driver, ListKeys, Log, Record, Trim, capability
 from memkit.errors import ConflictError, FormatError, UnsupportedError
 
 try:
@@ -26,9 +30,8 @@ except ImportError as error:
         "this is tested with 2.68: pip install -U 'memkit[pydantic-ai]'"
     ) from error
 
+_log: Final = logging.getLogger(__name__)
 _RECORDS: Final = TypeAdapter(ConversationRecord)
-_DELETED: Final = b'{"deleted":true}'
-"""The head of a conversation whose deletion has begun."""
 
 _MOST_HOMES: Final = 100_000
 """Of how many entries a store knows by heart in which conversation they are."""
@@ -41,6 +44,13 @@ class _Stored(msgspec.Struct, frozen=True):
     message: msgspec.Raw
     parent_id: str | None = None
     kind: str = "message"
+
+
+class _Deleted(msgspec.Struct, frozen=True):
+    """The head of a conversation that is deleted, with all entries before `end`."""
+
+    deleted: Literal[True]
+    end: int
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -66,26 +76,34 @@ class DriverConversationStore(ConversationStore):
     def __init__(self, driver: Driver, *, prefix: str = "pydantic-ai/") -> None:
         self._driver = driver
         self._prefix = prefix
-        self._logs = _Logs(driver)
+        self._logs = _Logs(driver, prefix)
 
     async def read_record(self, conversation_id: str) -> ConversationRecord | None:
         """Return the record of a conversation, or None if there is none."""
         key = self._prefix + conversation_id
-        return self._logs.record_of(key, await self._driver.load(key, 0, 0))
+        return await self._logs.record_of(key, await self._driver.load(key, 0, 0))
 
     async def read_records(
         self, *, scope: str | None = None, limit: int | None = None
     ) -> Sequence[ConversationRecord]:
-        """Return the records, newest first, of all conversations or those of a scope."""
+        """Return the records, newest first, of all conversations or those of a scope.
+
+        One that cannot be read is left out, with a warning in the log, and is an error where it is asked for.
+        """
         listing = capability(self._driver, ListKeys)
         if listing is None:
             raise UnsupportedError(f"{type(self._driver).__name__} cannot list its conversations")
         found: list[ConversationRecord] = []
         async for key in listing.list_keys(self._prefix):
-            record = self._logs.record_of(key, await self._driver.load(key, 0, 0))
+            log = await self._driver.load(key, 0, 0)
+            try:
+                record = await self._logs.record_of(key, log)
+            except (FormatError, UnsupportedError) as error:
+                _log.warning("left out of a listing: %s", error)
+                continue
             if record is not None and scope in {None, record.scope}:
                 found.append(record)
-        found.sort(key=lambda record: record.updated_at, reverse=True)
+        found.sort(key=_updated_at, reverse=True)
         return found[:limit]
 
     async def write_record(
@@ -102,6 +120,8 @@ class DriverConversationStore(ConversationStore):
         """
         key = self._prefix + record.conversation_id
         log = await self._checked(key, expected_revision)
+        if (deleted := _deletion(log.head)) is not None:
+            await self._erase(key, log, deleted.end)
         first = new_entries[0].parent_id if new_entries else record.head_id
         try:
             source = None if record.forked_from is None else self._prefix + record.forked_from
@@ -119,16 +139,23 @@ class DriverConversationStore(ConversationStore):
     async def delete_record(self, conversation_id: str, *, expected_revision: str) -> None:
         """Delete a conversation with all its messages; forks of it have their own.
 
+        What others save under its name from then on stays. For that, a short mark remains under the key, which is
+        not listed; a driver that cannot trim deletes the key instead, and what is saved meanwhile with it.
+
         Raises:
             ConversationConflict: the record has another revision by now.
         """
         key = self._prefix + conversation_id
         log = await self._checked(key, expected_revision)
         try:
-            await self._driver.commit(key, _DELETED, revision=log.revision)
+            head = msgspec.json.encode(_Deleted(deleted=True, end=log.end))
+            await self._driver.commit(key, head, revision=log.revision)
         except ConflictError as error:
             raise ConversationConflict(conversation_id) from error
-        await self._driver.delete(key)
+        if capability(self._driver, Trim) is None:
+            await self._driver.delete(key)
+        else:
+            await self._erase(key, log, log.end)
 
     async def read_entry(self, entry_id: str) -> ConversationEntry:
         """Return an entry of a conversation that this store has read or written.
@@ -146,10 +173,17 @@ class DriverConversationStore(ConversationStore):
         """
         return [] if head_id is None or limit == 0 else await self._logs.history(head_id, limit)
 
+    async def _erase(self, key: str, log: Log, end: int) -> None:
+        """Trim what a deletion has left, and nothing that was saved after it."""
+        trimming = capability(self._driver, Trim)
+        if trimming is not None and log.base < end:
+            with suppress(ConflictError):  # then all of it is gone already
+                await trimming.trim(key, end, epoch=log.epoch)
+
     async def _checked(self, key: str, expected_revision: str | None) -> Log:
         """Return the head of a log, which must be that of the record of this revision."""
         log = await self._driver.load(key, 0, 0)
-        record = self._logs.record_of(key, log)
+        record = await self._logs.record_of(key, log)
         if (None if record is None else record.revision) != expected_revision:
             raise ConversationConflict(key.removeprefix(self._prefix))
         return log
@@ -158,23 +192,32 @@ class DriverConversationStore(ConversationStore):
 class _Logs:
     """The logs of a driver, and which entry is in which: pydantic-ai asks for entries without saying where."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, prefix: str) -> None:
         self._driver = driver
+        self._prefix = prefix
         self._homes: dict[str, str] = {}
 
-    def record_of(self, key: str, log: Log) -> ConversationRecord | None:
+    async def record_of(self, key: str, log: Log) -> ConversationRecord | None:
         """Return the record that a log has as its head."""
-        if log.head is None or log.head == _DELETED:
+        if log.head is None or _deletion(log.head) is not None:
             return None
         try:
             # What is missing here, pydantic-ai would make up anew at each read.
             msgspec.json.decode(log.head, type=_Head)
             record = _RECORDS.validate_json(log.head)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"conversation {key!r} is not one of a ConversationStore: {error}") from error
         except ValidationError as error:
             raise _unreadable(key, error) from error
-        self.know(key, [entry_id for entry_id in (record.head_id, *record.branches) if entry_id is not None])
+        if self._prefix + record.conversation_id != key:
+            raise FormatError(f"conversation {key!r} has the record of {record.conversation_id!r}")
+        head_id = record.head_id
+        # Forks have the same entries, but what a record claims may also be of a conversation of someone else.
+        is_shared = head_id is not None and self._homes.get(head_id, key) != key
+        if head_id and is_shared and not _is_whole(await self._read(key, head_id, 1), head_id, 1):
+            raise FormatError(f"conversation {key!r} ends with an entry that it does not have")
+        unknown = [entry_id for entry_id in record.branches if entry_id not in self._homes]
+        self.know(key, unknown if head_id is None else [head_id, *unknown])
         return record
 
     def know(self, key: str, ids: Iterable[str]) -> None:
@@ -221,6 +264,20 @@ class _Logs:
             stop, size = log.start, 2 * size
 
 
+def _deletion(head: bytes | None) -> _Deleted | None:
+    if head is None or not head.startswith(b'{"deleted":true,'):
+        return None
+    try:
+        return msgspec.json.decode(head, type=_Deleted)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _updated_at(record: ConversationRecord) -> datetime:
+    when = record.updated_at
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
 def _is_whole(found: Mapping[str, _Stored], head_id: str, limit: int | None) -> bool:
     try:
         _chain(found, head_id, limit)
@@ -242,14 +299,13 @@ def _chain(found: Mapping[str, _Stored], head_id: str, limit: int | None) -> lis
 
 
 def _encode(entry: ConversationEntry) -> bytes:
-    message = msgspec.Raw(ModelMessagesTypeAdapter.dump_json([entry.message])[1:-1])
-    return msgspec.json.encode(_Stored(entry.id, message, entry.parent_id, entry.kind))
+    return msgspec.json.encode(_Stored(entry.id, msgspec.Raw(encode(entry.message)), entry.parent_id, entry.kind))
 
 
 def _stored(key: str, log: Log) -> list[_Stored]:
     try:
         return [_DECODER.decode(body) for body in log.bodies]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"conversation {key!r} holds what no ConversationStore has written: {error}") from error
 
 

@@ -8,31 +8,20 @@ still to come. Works without the openai package.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol, TypeAlias, cast
+from collections.abc import Iterable
+from typing import Final, cast
 
 import msgspec
 
 from memkit.adapters.responses.items import Item, role_of
 from memkit.adapters.responses.repairs import Repairs
 from memkit.adapters.responses.turns import exchanges, new_run, run_items
-from memkit.errors import FormatError
+from memkit.items import Given, as_dict, listed
 from memkit.messages import is_skipped, sendable
-from memkit.rawjson import to_json
 from memkit.run import Run
 
 __all__ = ["Given", "Imported", "Item", "to_items", "to_runs"]
 
-
-class Dumpable(Protocol):
-    """A model of pydantic, such as the items that the openai package returns."""
-
-    def model_dump(self, *, mode: str, exclude_unset: bool) -> dict[str, Any]:
-        """Return the model as a dict."""
-        ...
-
-
-Given: TypeAlias = Mapping[str, Any] | Dumpable
 
 _DEPTH: Final = 16
 """How deep what is in an item may come to lie in a stored run, as the codec counts: that of a tool's output."""
@@ -85,16 +74,4 @@ def checked(items: Iterable[Given]) -> list[Item]:
     Raises:
         FormatError: not a list of dicts and models, or what JSON cannot hold.
     """
-    kind = cast("type", type(items))
-    if issubclass(kind, str | bytes | Mapping) or not issubclass(kind, Iterable):
-        raise FormatError(f"items come as a list of dicts, not as a {kind.__name__}")
-    return [_checked(index, item) for index, item in enumerate(items)]
-
-
-def _checked(index: int, given: object) -> Item:
-    where = f"item {index}"
-    if not isinstance(given, Mapping):
-        if not hasattr(given, "model_dump"):
-            raise FormatError(f"{where} is a {type(given).__name__}, neither a dict nor a model")
-        given = cast("Dumpable", given).model_dump(mode="json", exclude_unset=True)
-    return cast("Item", to_json(given, where, _DEPTH))
+    return [as_dict(item, f"item {index}", _DEPTH) for index, item in enumerate(listed(items, "items"))]
