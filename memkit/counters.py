@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from concurrent.futures import Future
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -131,6 +130,8 @@ def _shared(load: Callable[..., CountText], *args: str) -> Callable[[], CountTex
 
 def _load_tiktoken(encoding: str) -> CountText:
     # tiktoken downloads without a time limit: that is left to a thread which can be left behind.
+    from concurrent.futures import Future  # noqa: PLC0415 - not every program counts so
+
     loading: Future[Encoding] = Future()
 
     def load() -> None:
