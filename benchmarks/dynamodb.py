@@ -87,7 +87,6 @@ async def _starts(url: str, *, rounds: int) -> list[Row]:
 
     def row(what: str, name: str, at_most: float) -> Row:
         stall = median([one[name] for one in found])
-        at_most = max(at_most, idle)  # where the machine is busy, it takes longer to do nothing
         worst = max(one[name] for one in found)
         return Row(
             f"longest stall: {what}",

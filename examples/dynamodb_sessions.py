@@ -32,20 +32,22 @@ LOCAL = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
     "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:8000",
 }
+LOCAL_ENDPOINT = "http://127.0.0.1:8000"
 NAME = re.compile(r"^(.+?) says: |(?i:my name is) (\w+)|I'm ([A-Z]\w*)")
 """Where the stand-in finds the name of whoever speaks."""
 
 
 async def main(args: argparse.Namespace) -> None:
+    endpoint = args.endpoint
     if args.local:
+        endpoint = endpoint or LOCAL_ENDPOINT  # whatever the environment says: it may mean a real account
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
-        await dynamodb.create_table(args.table, endpoint_url=args.endpoint)
+        await dynamodb.create_table(args.table, endpoint_url=endpoint)
     said, system = (f"{args.name} says: {args.text}", GROUP) if args.name else (args.text, SYSTEM)
     async with (
-        dynamodb.connect(args.table, endpoint_url=args.endpoint) as driver,
+        dynamodb.connect(args.table, endpoint_url=endpoint) as driver,
         Memory(driver, args.session) as memory,
     ):
         messages = memory.messages(said, system=system)

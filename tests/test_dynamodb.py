@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -13,10 +14,10 @@ from typing import Any
 import aioboto3
 import pytest
 from aiobotocore.config import AioConfig
-from anyio import create_task_group
+from anyio import create_task_group, fail_after
 
 from memkit.driver import Appended, Expire, ListKeys, Log, Record, Redact, Trim, capability
-from memkit.drivers.dynamodb import DynamoDbDriver
+from memkit.drivers.dynamodb import DynamoDbDriver, drafts, lanes
 from memkit.drivers.dynamodb.layout import Layout, aliases, beginnings
 from memkit.drivers.dynamodb.requests import IN_FLIGHT
 from memkit.drivers.inmemory import InMemoryDriver
@@ -30,6 +31,9 @@ pytestmark = pytest.mark.anyio
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 LAYOUTS = {"sort key": "sk", "partition key only": None}
+HEALTHY = 20.0
+"""Seconds within which what may be tried for ever is over."""
+
 CONFIG = AioConfig(retries={"mode": "standard", "total_max_attempts": 2}, parameter_validation=False)
 
 
@@ -118,8 +122,17 @@ def store(dynamodb: DynamoDB, sort_key: str | None) -> Store:
 # --- the contract ---
 
 
+CONTRACT = [
+    pytest.param(check, key, id=f"{layout}-{check}", marks=pytest.mark.long if key is None and is_slow else ())
+    for layout, key in LAYOUTS.items()
+    for check in driver_checks()
+    for is_slow in [check.group in {"cancellation", "concurrency", "large"}]
+]
+"""All of it on both layouts, some of the second in the long runs."""
+
+
 @asyncio_only
-@pytest.mark.parametrize("check", driver_checks(), ids=str)
+@pytest.mark.parametrize(("check", "sort_key"), CONTRACT)
 async def test_conformance(check: Check, sort_key: str | None, dynamodb: DynamoDB) -> None:
     partition_key = "large" if check.group == "large" else "entry"  # list_keys reads the whole table
     keys = {partition_key: "S"} | ({"body": "S"} if sort_key else {})
@@ -280,6 +293,9 @@ def test_names_that_collide_are_refused() -> None:
         DynamoDbDriver(FakeTable(), prefix="p" * 513)
     with pytest.raises(FormatError, match="ttl"):
         DynamoDbDriver(FakeTable(), ttl=0)
+    for retry_for in (0, -1, 541, float("nan"), float("inf")):
+        with pytest.raises(FormatError, match="retry_for"):
+            DynamoDbDriver(FakeTable(), retry_for=retry_for)
 
 
 @asyncio_only
@@ -526,7 +542,224 @@ async def test_what_someone_has_forged_is_damage_and_nothing_worse(
             async with open_driver() as other:
                 with pytest.raises(FormatError) as caught:
                     pytest.fail(f"{item} gave {await other.load(key, 0)}")
-                assert key in str(caught.value)
+                assert f"{key!r} in table {store.table.name!r}" in str(caught.value)
             store.table.put_item(Item=entry)
             store.table.put_item(Item=head)
         assert len((await driver.load(key)).bodies) == 2
+
+
+# --- what happens meanwhile, and who pays for it ---
+
+
+@asyncio_only
+async def test_an_append_is_found_again_of_which_a_part_is_trimmed(open_driver: Any, key: str) -> None:
+    chance = random.Random(3)
+    batch = [Record(new_id(), chance.randbytes(6_000)) for _ in range(150)]
+    async with open_driver() as driver, open_driver() as other:
+        await driver.append(key, batch)
+        assert await driver.trim(key, 100) == 100
+        for each in (driver, other):
+            with fail_after(HEALTHY), pytest.raises(ConflictError, match="a part"):
+                await each.append(key, batch)
+        async with open_driver() as fresh:
+            with fail_after(HEALTHY):
+                assert (await fresh.append(key, many(1))).position == 150
+
+
+@asyncio_only
+async def test_an_append_looks_again_when_another_process_has_trimmed(open_driver: Any, key: str) -> None:
+    async with open_driver() as driver, open_driver() as other:
+        await other.append(key, many(5))
+        await driver.load(key)
+        await other.trim(key, 3)
+        assert (await driver.append(key, many(1))).position == 5
+
+
+@asyncio_only
+async def test_what_cannot_be_read_for_a_moment_is_not_stored_again(
+    proxy: FaultProxy, store: Store, key: str
+) -> None:
+    record = Record(new_id(), random.Random(4).randbytes(1_000_000))
+    async with through(proxy, store) as driver:
+        first = await driver.append(key, [record])
+        parts = [item for item in store.items(key) if item[store.sort_key or "pk"][-46:-45] == "!"]
+        keys = [{name: part[name] for name in ("pk", store.sort_key) if name} for part in parts]
+        for part_key in keys:
+            store.table.delete_item(Key=part_key)
+        looks = [proxy.add_fault("late", "BatchGetItem", times) for times in (6, 1)]
+        async with create_task_group() as tasks:
+
+            async def put_back() -> None:
+                await looks[1].reached.wait()
+                for part in parts:
+                    store.table.put_item(Item=part)
+
+            tasks.start_soon(put_back)
+            with fail_after(HEALTHY):
+                assert await driver.append(key, [record]) == first
+
+
+@asyncio_only
+async def test_what_was_written_before_a_hole_that_expiry_has_left_is_hidden(
+    proxy: FaultProxy, store: Store, key: str
+) -> None:
+    async with through(proxy, store) as mortal_not, through(proxy, store, ttl=600) as driver:
+        await mortal_not.append(key, many(3))
+        for end in (3, 4, 5):
+            epoch = (await driver.append(key, many(1), since=end)).epoch
+        item_key = Layout("pk", store.sort_key, "memkit:", {}).entry(key, epoch, 3)
+        store.table.delete_item(Key=item_key)
+        proxy.reset()
+        log = await driver.load(key)
+        assert (log.base, log.start, log.end, len(log.bodies)) == (4, 4, 6, 2)
+        if store.sort_key:
+            assert requests(proxy) == {"Query": 2}
+
+
+@asyncio_only
+async def test_parts_that_cannot_be_written_are_the_failure_of_one_append(
+    proxy: FaultProxy, store: Store, key: str
+) -> None:
+    async with through(proxy, store) as driver:
+        await driver.append(key, many(1))
+        proxy.delay = 0.3
+        proxy.add_fault("late", "TransactWriteItems")
+        proxy.add_fault("refused", "PutItem", code="AccessDeniedException")
+        large = [Record(new_id(), random.Random(5).randbytes(1_000_000))]
+        found = await asyncio.gather(
+            *(driver.append(key, records, since=1) for records in (many(1), many(1), large)),
+            return_exceptions=True,
+        )
+        assert [each.position for each in found if isinstance(each, Appended)] == [1, 2]
+        assert isinstance(found[2], DriverError)
+        assert "AccessDenied" in str(found[2])
+        assert (await driver.append(key, large, since=1)).position == 3
+
+
+@asyncio_only
+async def test_parts_that_someone_has_dropped_are_written_anew(
+    proxy: FaultProxy, store: Store, open_driver: Any, key: str
+) -> None:
+    large = Record(new_id(), random.Random(7).randbytes(1_000_000))
+    async with through(proxy, store) as driver, open_driver() as other:
+        epoch = (await driver.append(key, many(1))).epoch
+        proxy.delay = 0.5
+        late = proxy.add_fault("late", "TransactWriteItems")
+
+        async def redact() -> None:
+            await late.reached.wait()
+            await other.redact(key, {0: b"redacted"}, epoch=epoch)
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(redact)
+            with fail_after(HEALTHY):
+                assert (await driver.append(key, [large], since=1)).position == 1
+        assert (await other.load(key, 0)).bodies == [b"redacted", large.body]
+        assert store.parts_that_nothing_refers_to(key) == set()
+
+
+@asyncio_only
+async def test_who_waits_together_fails_together(proxy: FaultProxy, store: Store, key: str) -> None:
+    async with through(proxy, store, retry_for=0.5) as driver:
+        proxy.add_fault("throttled", times=10**6)
+        with fail_after(HEALTHY):
+            found = await asyncio.gather(*(driver.append(key, many(1)) for _ in range(60)), return_exceptions=True)
+        assert {type(each) for each in found} == {DriverError}
+
+
+@asyncio_only
+async def test_who_waits_does_not_fail_of_what_another_one_asks_for(
+    open_driver: Any, store: Store, key: str
+) -> None:
+    async with open_driver() as driver, open_driver() as other:
+        epoch = (await driver.append(key, many(3))).epoch
+        store.table.delete_item(Key=Layout("pk", store.sort_key, "memkit:", {}).entry(key, epoch, 0))
+        found = await asyncio.gather(
+            *(other.append(key, many(1), since=since) for since in (3, 3, 0, 3)), return_exceptions=True
+        )
+        assert [type(each) for each in found] == [Appended, Appended, FormatError, Appended]
+
+
+@asyncio_only
+async def test_what_is_not_loaded_is_not_inflated(open_driver: Any, store: Store, key: str) -> None:
+    body = bytes(5 * 1024 * 1024)
+    async with open_driver() as driver:
+        await driver.append(key, [Record(new_id(), body) for _ in range(3)])
+        first = store.item(key, f"#{0:016d}")
+        store.table.put_item(Item=first | {"body": b"no zlib"})
+        log = await driver.load(key, 0)
+        assert (log.start, log.bodies) == (2, [body])
+        with pytest.raises(FormatError, match="damaged"):
+            await driver.load(key, 0, 1)
+
+
+@asyncio_only
+async def test_an_append_of_more_groups_than_an_item_lists_is_refused(
+    monkeypatch: pytest.MonkeyPatch, open_driver: Any, store: Store, key: str
+) -> None:
+    monkeypatch.setattr(drafts, "_MOST_GROUPS", 2)
+    async with open_driver() as driver:
+        with pytest.raises(UnsupportedError, match="fewer records"):
+            await driver.append(key, [Record(new_id(), bytes(6_000)) for _ in range(150)])
+        assert store.items(key) == []
+
+
+@asyncio_only
+@pytest.mark.parametrize("sort_key", [None])
+async def test_batches_of_large_entries_are_small(proxy: FaultProxy, store: Store, key: str) -> None:
+    chance = random.Random(6)
+    proxy.keeps = True
+    async with through(proxy, store) as driver:
+        for end in range(0, 120, 8):
+            await driver.append(key, [Record(new_id(), chance.randbytes(60_000)) for _ in range(8)], since=end)
+        proxy.reset()
+        assert len((await driver.load(key, 0)).bodies) == 120
+    asked = [body["RequestItems"] for operation, body in proxy.bodies if operation == "BatchGetItem"]
+    assert [len(each["Keys"]) for tables in asked for each in tables.values()] == [100, 17, 3]
+
+
+@asyncio_only
+async def test_what_is_repeated_after_a_deletion_is_not_written_again(
+    proxy: FaultProxy, store: Store, open_driver: Any, key: str
+) -> None:
+    async with through(proxy, store) as driver, open_driver() as other:
+        proxy.delay = 0.5
+        proxy.add_fault("failed after", "TransactWriteItems")
+        repeated = proxy.add_fault("late", "TransactWriteItems")
+
+        async def delete() -> None:
+            await repeated.reached.wait()
+            assert await other.delete(key)
+
+        async with create_task_group() as tasks:
+            tasks.start_soon(delete)
+            with fail_after(HEALTHY):
+                await driver.commit(key, b"head", revision="")
+        assert await driver.load(key) == Log()
+
+
+@asyncio_only
+async def test_lanes_behind_a_busy_one_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_MAX_LANES", 2)
+    known = lanes.Lanes()
+    busy, idle = known.of("busy"), known.of("idle")
+    async with busy.lock:
+        known.tidy(known.of("last"))
+        assert known.of("busy") is busy
+        assert known.of("idle") is not idle
+
+
+def test_a_driver_belongs_to_one_event_loop(open_driver: Any, key: str) -> None:
+    kept: list[DynamoDbDriver] = []
+
+    async def first() -> None:
+        async with open_driver() as driver:
+            await driver.load(key)
+            kept.append(driver)
+
+    async def second() -> None:
+        with pytest.raises(UnsupportedError, match="another event loop"):
+            await kept[0].append(key, many(1))
+
+    asyncio.run(first())
+    asyncio.run(second())

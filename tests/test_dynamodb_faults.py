@@ -9,17 +9,24 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import cycle
 from typing import Any
 
 import pytest
-from anyio import fail_after
+from anyio import create_task_group, fail_after
+from botocore.exceptions import ClientError
 
 from memkit.driver import Appended, Driver, Log, Record
 from memkit.drivers.dynamodb import DynamoDbDriver, connect
-from memkit.errors import DriverError, FormatError, MemkitError
+from memkit.drivers.dynamodb.drafts import aside, draft, draft_one, pack
+from memkit.drivers.dynamodb.errors import explained
+from memkit.drivers.dynamodb.items import inflated
+from memkit.errors import ConflictError, DriverError, FormatError, MemkitError, UnsupportedError
 from memkit.run import new_id
 from tests.dynamodb_proxy import MIX, FaultProxy, Kind
 from tests.redis_writers import Writers
@@ -360,3 +367,215 @@ async def test_a_process_that_is_killed_within_a_long_append(
         records = [Record(f"large-{n}", body) for n in range(3)]
         assert (await driver.append(key, records, since=1)).position == 1
         assert (await driver.load(key, 0, 2)).bodies == [b"before", body]
+
+
+# --- several at a time ---
+
+
+class Table:
+    """A table with a sort key, seen and changed by a client of its own."""
+
+    def __init__(self, dynamodb: DynamoDB) -> None:
+        self.name = dynamodb.table(KEYS)
+        self.table = dynamodb.resource.Table(self.name)
+
+    def items(self, key: str) -> dict[str, dict[str, Any]]:
+        """Return the items of a key by their sort keys."""
+        found = self.table.query(
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": f"memkit:{key}"},
+            ConsistentRead=True,
+        )
+        return {item["sk"]: item for item in found["Items"]}
+
+    def bodies_expire(self, key: str) -> set[Any]:
+        """Return when the items expire that hold text."""
+        return {item.get("expires") for item in self.items(key).values() if "body" in item or "head" in item}
+
+
+@pytest.fixture
+def table(dynamodb: DynamoDB) -> Table:
+    return Table(dynamodb)
+
+
+async def test_an_entry_that_has_expired_is_not_redacted(dynamodb: DynamoDB, table: Table, key: str) -> None:
+    async with connect(table.name, endpoint_url=dynamodb.url, ttl=600) as driver:
+        appended = await driver.append(key, [*one(), *one()])
+        entry = table.items(key)[f"memkit#{appended.epoch}#{0:016d}"]
+        table.table.put_item(Item=entry | {"expires": int(time.time()) - 1})
+        error = await error_of(driver.redact(key, {0: b"redacted"}, epoch=appended.epoch))
+        assert isinstance(error, ConflictError)
+        assert f"{key!r} in table {table.name!r} at position 0 has expired" in str(error)
+        assert await driver.trim(key, 1) == 1
+
+
+async def test_a_redaction_ends_where_parts_are_missing(dynamodb: DynamoDB, table: Table, key: str) -> None:
+    async with connect(table.name, endpoint_url=dynamodb.url, retry_for=0.3) as driver:
+        appended = await driver.append(key, one(random.Random(7).randbytes(400_000)))
+        for end, item in table.items(key).items():
+            if "!" in end and "body" in item:
+                table.table.delete_item(Key={"pk": item["pk"], "sk": item["sk"]})
+        error = await error_of(driver.redact(key, {0: b"redacted"}, epoch=appended.epoch))
+        assert isinstance(error, DriverError)
+        assert error.retryable
+        assert f"{key!r} in table {table.name!r}" in str(error)
+
+
+@pytest.mark.parametrize("what", ["append", "commit"])
+async def test_parts_that_someone_has_dropped_are_staged_anew(
+    dynamodb: DynamoDB, proxy: FaultProxy, table: Table, key: str, what: str
+) -> None:
+    body = random.Random(7).randbytes(400_000)
+    async with (
+        connect(table.name, endpoint_url=proxy.url) as slow,
+        connect(table.name, endpoint_url=dynamodb.url) as driver,
+    ):
+
+        async def write() -> object:
+            return await (slow.append(key, one(body)) if what == "append" else slow.commit(key, body, revision=""))
+
+        async with create_task_group() as tasks:
+            proxy.delay = 0.5
+            late = proxy.add_fault("late", "TransactWriteItems")
+            tasks.start_soon(write)
+            await late.reached.wait()
+            assert not await driver.delete(key)
+        assert proxy.traffic["TransactWriteItems"].requests == 2
+        log = await driver.load(key)
+        assert [*log.bodies, log.head] == ([body, None] if what == "append" else [body])
+        assert sum("body" in item for item in table.items(key).values()) == 2
+
+
+async def test_a_deletion_leaves_no_text_of_an_append_that_has_failed(
+    dynamodb: DynamoDB, proxy: FaultProxy, table: Table, key: str
+) -> None:
+    async with connect(table.name, endpoint_url=proxy.url, retry_for=0.3) as driver:
+        proxy.add_fault("throttled", "TransactWriteItems", times=10_000)
+        await error_of(driver.append(key, one(random.Random(7).randbytes(400_000))))
+        assert any("body" in item for item in table.items(key).values())
+        assert not await driver.delete(key)
+        assert table.items(key) == {}
+
+
+async def test_a_redaction_leaves_no_text_of_an_append_that_has_failed(
+    dynamodb: DynamoDB, proxy: FaultProxy, table: Table, key: str
+) -> None:
+    async with connect(table.name, endpoint_url=proxy.url, retry_for=0.3) as driver:
+        appended = await driver.append(key, one())
+        proxy.add_fault("throttled", "TransactWriteItems", times=10_000)
+        await error_of(driver.append(key, one(random.Random(7).randbytes(400_000)), since=1))
+        proxy.faults.clear()
+        await driver.redact(key, {0: b"redacted"}, epoch=appended.epoch)
+        assert not any("!" in end and "body" in item for end, item in table.items(key).items())
+
+
+async def test_a_long_head_expires_with_its_conversation(dynamodb: DynamoDB, table: Table, key: str) -> None:
+    head = bytes(6_000)
+    async with connect(table.name, endpoint_url=dynamodb.url, ttl=600) as driver:
+        revision = await driver.commit(key, head, revision="")
+        assert [end for end, item in table.items(key).items() if item.get("expires") is None] == []
+        assert await driver.expire(key, None)
+        revision = await driver.commit(key, head, revision=revision)
+        assert table.bodies_expire(key) == {None}
+        assert await driver.expire(key, 1_000)
+        await driver.commit(key, head, revision=revision)
+        assert table.bodies_expire(key) == {table.items(key)["memkit~"]["expires"]}
+        assert (await driver.load(key)).head == head
+
+
+async def test_of_two_calls_of_expire_the_last_one_counts(
+    dynamodb: DynamoDB, proxy: FaultProxy, table: Table, key: str
+) -> None:
+    async with (
+        connect(table.name, endpoint_url=proxy.url) as slow,
+        connect(table.name, endpoint_url=dynamodb.url) as driver,
+    ):
+        await driver.append(key, [*one(), *one()])
+        async with create_task_group() as tasks:
+            proxy.delay = 0.5
+            late = proxy.add_fault("late", "Query")
+            tasks.start_soon(slow.expire, key, 1_000)
+            await late.reached.wait()
+            assert await driver.expire(key, None)
+        assert table.bodies_expire(key) == {None}
+
+
+async def test_a_redaction_keeps_to_an_expiry_set_meanwhile(
+    dynamodb: DynamoDB, proxy: FaultProxy, table: Table, key: str
+) -> None:
+    body = random.Random(7).randbytes(400_000)
+    async with (
+        connect(table.name, endpoint_url=proxy.url) as slow,
+        connect(table.name, endpoint_url=dynamodb.url) as driver,
+    ):
+        epoch = (await driver.append(key, one())).epoch
+        async with create_task_group() as tasks:
+            proxy.delay = 0.5
+            late = proxy.add_fault("late", "TransactWriteItems")
+            tasks.start_soon(lambda: slow.redact(key, {0: body}, epoch=epoch))
+            await late.reached.wait()
+            assert await driver.expire(key, 1_000)
+        assert table.bodies_expire(key) == {table.items(key)["memkit~"]["expires"]}
+        assert (await driver.load(key)).bodies == [body]
+
+
+# --- what is forged, or too much ---
+
+
+@pytest.mark.parametrize("forged", [{1, 2}, ["a"], "text", {b"a"}, {"nonsense"}], ids=str)
+async def test_a_forged_list_of_parts_is_damage(
+    dynamodb: DynamoDB, table: Table, key: str, forged: object
+) -> None:
+    loose = {"pk": f"memkit:{key}", "sk": "memkit!", "garbage": forged}
+    async with connect(table.name, endpoint_url=dynamodb.url) as driver:
+        for version, said in ((1, "damaged"), (2, "newer memkit"), ("x", "another program")):
+            table.table.put_item(Item=loose | {"memkit": version})
+            error = await error_of(driver.delete(key))
+            assert isinstance(error, FormatError)
+            assert said in str(error)
+            assert f"the list of parts of {key!r} in table {table.name!r}" in str(error)
+        error = await error_of(driver.commit(key, random.Random(7).randbytes(5_000), revision=""))
+        assert isinstance(error, FormatError)
+        assert table.items(key) == {"memkit!": loose | {"memkit": "x"}}
+
+
+async def test_a_forged_time_is_damage_among_keys(dynamodb: DynamoDB, table: Table, key: str) -> None:
+    async with connect(table.name, endpoint_url=dynamodb.url) as driver:
+        await driver.commit(key, b"head", revision="")
+        head = table.items(key)["memkit~"]
+        for change in ({"until": "soon"}, {"memkit": 2}):
+            table.table.put_item(Item=head | change)
+            with pytest.raises(FormatError, match=f"{key}' in table '{table.name}'"):
+                assert [name async for name in driver.list_keys(key)]
+
+
+async def test_nothing_is_inflated_beyond_what_was_said() -> None:
+    body = b"line\n" * 200_000
+    small = draft_one(Record("id", body))
+    assert small.record is not None
+    assert small.packed == len(body)
+    assert inflated(small.record.body, small.packed, "it") == body
+    assert pack([Record("", body)]).packed > len(body)
+    bomb = zlib.compress(bytes(10_000_000))
+    for data, size in ((bomb, 1_000_000), (bomb, 10_000_001), (bomb, 10**18), (bomb + b"more", 10_000_000)):
+        with pytest.raises(FormatError, match="it is damaged"):
+            inflated(data, size, "it")
+
+
+async def test_what_is_large_is_made_ready_in_a_thread() -> None:
+    assert await aside(100, threading.get_ident) == threading.get_ident()
+    assert await aside(1_000_000, threading.get_ident) != threading.get_ident()
+
+
+async def test_an_append_that_no_item_can_list_is_refused() -> None:
+    body = bytes(256 * 1024)
+    with pytest.raises(UnsupportedError, match="append fewer records"):
+        draft([Record("id", body)] * 5_001, 98, 600 * 1024)
+
+
+async def test_an_index_on_an_attribute_of_ours_is_named() -> None:
+    said = "One or more parameter values were invalid: Type mismatch for Index Key end Expected: S Actual: N"
+    error = ClientError({"Error": {"Code": "ValidationException", "Message": said}}, "PutItem")
+    known = explained(error, "chats", "user-1", "append to")
+    assert isinstance(known, FormatError)
+    assert 'attributes={"end": "memkit_end"}' in str(known)

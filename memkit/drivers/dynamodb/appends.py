@@ -15,26 +15,25 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from anyio import to_thread
-from msgspec.structs import replace
-
-from memkit.driver import Appended, Record, check_end, check_epoch, new_epoch, position_of
-from memkit.drivers.dynamodb.drafts import draft
+from memkit.driver import Appended, Record, check_end, check_epoch, position_of
+from memkit.drivers.dynamodb.actions import entries, raised
+from memkit.drivers.dynamodb.drafts import aside, draft
 from memkit.drivers.dynamodb.endings import Endings
-from memkit.drivers.dynamodb.items import Head, Lifetime
+from memkit.drivers.dynamodb.items import Entry, Head, Lifetime
 from memkit.drivers.dynamodb.lanes import Lane, Lanes, Waiting
-from memkit.drivers.dynamodb.layout import ALIVE, MAX_ACTIONS, MAX_TRANSACTION, VERSION, aliases
+from memkit.drivers.dynamodb.layout import MAX_ACTIONS, MAX_TRANSACTION
 from memkit.drivers.dynamodb.loads import Loads, now
 from memkit.drivers.dynamodb.parts import Parts
-from memkit.drivers.dynamodb.requests import WHOLE, Action, RefusedError, Requests, pause
-from memkit.errors import ConflictError, DriverError, MemkitError
+from memkit.drivers.dynamodb.requests import WHOLE, RefusedError, Requests
+from memkit.errors import ConflictError, DriverError, FormatError, MemkitError
 from memkit.finish import finish_async
-
-_IN_LOOP: Final = 256 * 1024
-"""Up to so many bytes records are made ready on the event loop; more would hold it up."""
 
 _MOST: Final = MAX_ACTIONS - 2
 """How many items a transaction has beside the head and the list of parts."""
+
+
+class _ChangedError(Exception):
+    """What was seen is not there any more."""
 
 
 class Appends:
@@ -56,24 +55,18 @@ class Appends:
     ) -> Appended:
         """Store records behind the others, or find them there."""
         size = sum(len(record.body) for record in records)
-        if size > _IN_LOOP:
-            drafts = await to_thread.run_sync(draft, records, _MOST, MAX_TRANSACTION)
-        else:
-            drafts = draft(records, _MOST, MAX_TRANSACTION)
-        waiting = Waiting(records, drafts, max(since, 0), expect, epoch)
+        drafts = await aside(size, draft, records, _MOST, MAX_TRANSACTION)
+        waiting = Waiting(records, drafts, max(since, 0), expect, epoch, tries=self._requests.tries(key))
         return await finish_async(lambda: self._take_turn(key, waiting), time_limit=math.inf)
 
     async def _take_turn(self, key: str, own: Waiting) -> Appended:
         """Wait for the lock, and be done, or be the first of those who wait."""
-        loop = asyncio.get_running_loop()
-        own.arrived = loop.time()
-        own.deadline = own.arrived + self._requests.retry_for
         lane = self._lanes.of(key)
         lane.waiting.append(own)
         try:
             async with lane.lock:
-                if own.outcome is None and lane.error is not None and loop.time() >= own.deadline:
-                    raise lane.error
+                if own.outcome is None:
+                    lane.check(own)
                 await self._lead(key, lane, own)
         except ConflictError:
             await self._discard(key, own)
@@ -85,36 +78,35 @@ class Appends:
         if isinstance(own.outcome, Appended):
             return own.outcome
         await self._discard(key, own)
-        raise own.outcome or DriverError(f"nothing came of an append to {key!r}; repeat it", retryable=True)
+        raise own.outcome or DriverError(
+            f"nothing came of an append to {self._requests.where(key)}; repeat it", retryable=True
+        )
 
     async def _lead(self, key: str, lane: Lane, own: Waiting) -> None:
         """Store what waits until the own append is done: the others come along."""
-        loop = asyncio.get_running_loop()
-        tries, alone = 0, False
+        alone = False
         while own.outcome is None:
-            batch = await self._next_batch(key, lane, alone=alone)
-            if not batch:
-                continue
             try:
-                is_done = await self._store(key, lane, batch)
+                if not await self._advance(key, lane, alone=alone):
+                    await own.tries.pause()
             except MemkitError as error:
                 lane.is_seen = False
-                if len(batch) > 1 and not getattr(error, "retryable", False):
+                may_pass = getattr(error, "retryable", False)
+                if not (alone or may_pass) and len(lane.waiting) > 1:
                     alone = True  # it may be for what another one has brought
                     continue
-                lane.error = error
+                if may_pass:
+                    lane.error = error
                 raise
-            if is_done:
-                lane.error = None
-                continue
-            if loop.time() >= own.deadline:
-                raise DriverError(
-                    f"others kept writing to {key!r} for {self._requests.retry_for:g} s, and nothing was stored; "
-                    "repeat it",
-                    retryable=True,
-                )
-            await pause(tries, own.deadline)
-            tries += 1
+
+    async def _advance(self, key: str, lane: Lane, *, alone: bool) -> bool:
+        """Answer or store some of what waits; return False if what was seen has changed meanwhile."""
+        try:
+            batch = await self._next_batch(key, lane, alone=alone)
+            return not batch or await self._store(key, lane, batch)
+        except _ChangedError:
+            lane.is_seen = False
+            return False
 
     # --- what is to be stored ---
 
@@ -132,8 +124,7 @@ class Appends:
                 alone or ids & names or count + waiting.count > _MOST or size + waiting.size > MAX_TRANSACTION
             ):
                 break
-            if not await self._know(key, lane, waiting.since):
-                return []
+            await self._know(key, lane, waiting)
             is_new = not any(name in lane.ids for name in names)
             if is_new and waiting.epoch in (None, head.epoch if head else "") and waiting.expect in (None, end):
                 batch.append(waiting)
@@ -153,20 +144,25 @@ class Appends:
         seen_at = asyncio.get_running_loop().time()
         lane.see(await self._loads.head(key), seen_at)
 
-    async def _know(self, key: str, lane: Lane, since: int) -> bool:
-        """Know the ids of all entries from `since` on; return False if they have changed meanwhile."""
+    async def _know(self, key: str, lane: Lane, waiting: Waiting) -> None:
+        """Know the ids of all entries among which an append may be."""
         head = lane.live_head()
         if head is None:
-            return True
-        for low, high in lane.unknown(max(since, head.base), head.end):
-            for entry in await self._loads.entries(key, head, low, high):
-                records = [Record(entry.entry, b"")] if not entry.groups else await self._loads.records(key, entry)
-                if records is None:
-                    lane.is_seen = False
-                    return False
-                lane.ids.update((record.id, at) for at, record in enumerate(records, entry.position))
+            return
+        for low, high in lane.unknown(max(waiting.since, head.base), head.end):
+            try:
+                unknown = await self._loads.entries(key, head, low, high)
+            except FormatError as error:
+                if lane.seen_at < waiting.arrived:
+                    raise _ChangedError from error  # another process may have trimmed what is not there
+                raise
+            for entry in unknown:
+                if not entry.groups:
+                    lane.ids[entry.entry] = entry.position
+                    continue
+                records = await self._records(key, entry)
+                lane.ids.update((record.id, position) for position, record in records)
             lane.know(low, high)
-        return True
 
     async def _answer(self, key: str, lane: Lane, waiting: Waiting) -> None:
         """Answer an append of which records are stored already, or that expects something else."""
@@ -195,9 +191,15 @@ class Appends:
         if not head.base <= position < head.end:
             return {}
         for entry in await self._loads.entries(key, head, position, position + 1, WHOLE):
-            records = await self._loads.records(key, entry) or ()
-            return {record.id: (at, record.body) for at, record in enumerate(records, entry.position)}
+            records = await self._records(key, entry)
+            return {record.id: (at, record.body) for at, record in records}
         return {}
+
+    async def _records(self, key: str, entry: Entry) -> list[tuple[int, Record]]:
+        records = await self._loads.records(key, entry)
+        if records is None:
+            raise _ChangedError  # redacted or trimmed, and so is not the same entry any more
+        return records
 
     # --- storing it ---
 
@@ -207,25 +209,30 @@ class Appends:
             await self._endings.bury(key, lane.head)
             await self._look(key, lane)
             return False
-        moment = now()
-        life = Lifetime.of(lane.head, self._ttl, moment)
+        life = Lifetime.of(lane.head, self._ttl, now())
         for waiting in batch:
-            await self._stage(key, waiting, life)
-        new, head_action = self._raised(
-            key, lane.head, sum(len(waiting.records) for waiting in batch), life, moment
+            if not await self._stage(key, lane, waiting, life):
+                return True
+        new, head_action = raised(
+            self._requests, key, lane.head, sum(len(waiting.records) for waiting in batch), life
         )
         actions = [head_action]
         position = lane.head.end if lane.head else 0
         for waiting in batch:
-            actions += self._entries(key, new.epoch, position, waiting)
+            actions += entries(self._requests, key, new.epoch, position, waiting)
             position += len(waiting.records)
         actions += self._parts.adopt(key, [group for waiting in batch for group in waiting.groups])
         seen_at = asyncio.get_running_loop().time()
         try:
-            await self._requests.write(key, "append to", actions, max(batch[0].deadline, seen_at + 1))
+            await self._requests.write(key, "append to", actions, max(batch[0].tries.deadline, seen_at + 1))
         except RefusedError as refused:
-            lane.see(self._loads.read_head(key, refused.items[0]), seen_at)
+            if refused.refused[0]:
+                lane.see(self._loads.read_head(key, refused.items[0]), seen_at)
+            if any(refused.refused[1:]):  # someone has dropped parts that were staged
+                for waiting in batch:
+                    waiting.is_staged = False
             return False
+        lane.error = None
         position = lane.head.end if lane.head else 0
         lane.see(new, seen_at)
         for waiting in batch:
@@ -236,58 +243,30 @@ class Appends:
             lane.waiting.remove(waiting)
         return True
 
-    async def _stage(self, key: str, waiting: Waiting, life: Lifetime) -> None:
-        """Write the parts of an append, once more if they are to expire at another time by now."""
-        if waiting.life is not None and waiting.life.pin == life.pin:
-            return
-        await self._discard(key, waiting)
-        waiting.life = life
+    async def _stage(self, key: str, lane: Lane, waiting: Waiting, life: Lifetime) -> bool:
+        """Write the parts of an append, once more if they are to expire at another time by now.
+
+        Return False if that fails: it is the outcome of this append, and not of those that wait beside it.
+        """
+        if waiting.is_staged and waiting.life is not None and waiting.life.pin == life.pin:
+            return True
         packs = [pack for item in waiting.drafts for pack in item.packs]
-        if packs:
-            waiting.groups = await self._parts.stage(key, packs, life.expires)
-            waiting.deadline = asyncio.get_running_loop().time() + self._requests.retry_for
+        try:
+            if packs:
+                lane.check(waiting)
+                await self._discard(key, waiting)
+                waiting.groups = await self._parts.stage(key, packs, life.expires)
+        except MemkitError as error:
+            if getattr(error, "retryable", False):
+                lane.error = error
+            waiting.outcome = error
+            lane.waiting.remove(waiting)
+            return False
+        if packs and waiting.life is None:
+            waiting.tries = self._requests.tries(key)  # however long it took
+        waiting.life, waiting.is_staged = life, True
+        return True
 
     async def _discard(self, key: str, waiting: Waiting) -> None:
         groups, waiting.groups = waiting.groups, ()
         await self._parts.discard(key, groups)
-
-    def _raised(self, key: str, head: Head | None, count: int, life: Lifetime, moment: int) -> tuple[Head, Action]:
-        """Return the head with so many entries more, and the action that stores it."""
-        item_key = self._layout.head(key)
-        if head is None:
-            epoch = new_epoch()
-            new = Head(epoch, count, epoch, until=life.until, expires=life.expires)
-            return new, self._requests.insert(item_key | self._layout.written(new.values()))
-        new = replace(head, end=head.end + count, until=life.until, expires=life.expires)
-        changes = "SET #end = :end"
-        if life.until is not None and not life.pin:
-            changes += ", #until = :until, #expires = :expires"
-        pinned = "#pin = :pin" if head.pin else "attribute_not_exists(#pin)"
-        values = {
-            ":end": new.end,
-            ":seen": head.end,
-            ":epoch": head.epoch,
-            ":version": VERSION,
-            ":now": moment,
-            ":until": life.until,
-            ":expires": life.expires,
-            ":pin": head.pin,
-        }
-        return new, self._requests.update(item_key, changes, f"{ALIVE} AND #end = :seen AND {pinned}", values)
-
-    def _entries(self, key: str, epoch: str, position: int, waiting: Waiting) -> list[Action]:
-        """Return the actions that store what an append has brought."""
-        expires = waiting.life.expires if waiting.life else None
-        groups = iter(waiting.groups)
-        actions: list[Action] = []
-        for item in waiting.drafts:
-            values = item.values([next(groups) for _ in item.packs], expires)
-            places = [(position, values)]
-            if not self._layout.has_sort_key:
-                alias = {"memkit": VERSION, "of": position, "expires": expires}
-                places += [(at, alias) for at in aliases(position, item.count)]
-            for at, content in places:
-                item_key = self._layout.entry(key, epoch, at)
-                actions.append(self._requests.replace(item_key | self._layout.written(content)))
-            position += item.count
-        return actions

@@ -7,17 +7,21 @@ from typing import Any
 from msgspec.structs import replace
 
 from memkit.driver import Record, check_revision, new_epoch
-from memkit.drivers.dynamodb.drafts import pack
+from memkit.drivers.dynamodb.drafts import aside, pack
 from memkit.drivers.dynamodb.items import Group, Head, Lifetime, read_groups, write_groups
-from memkit.drivers.dynamodb.layout import ALIVE, MAX_HEAD, VERSION
+from memkit.drivers.dynamodb.layout import ALIVE, MAX_HEAD, MAX_INLINE, VERSION
 from memkit.drivers.dynamodb.loads import Loads, now
 from memkit.drivers.dynamodb.parts import Parts
-from memkit.drivers.dynamodb.requests import Action, RefusedError, Requests, pause
+from memkit.drivers.dynamodb.requests import Action, RefusedError, Requests
 from memkit.run import new_id
 
 
 class Commits:
-    """Swaps heads. Those of more than `MAX_HEAD` bytes lie in parts: each append pays for the item of the head."""
+    """Swaps heads. Those of more than `MAX_HEAD` bytes lie in parts: each append pays for the item of the head.
+
+    Where `ttl` counts, each append puts off when the conversation expires, which no parts would follow. So there
+    heads lie in parts only if they are too long for the item.
+    """
 
     def __init__(self, requests: Requests, parts: Parts, loads: Loads, ttl: float | None) -> None:
         self._requests = requests
@@ -32,7 +36,7 @@ class Commits:
         Raises:
             ConflictError: the head has another revision.
         """
-        new, tries = new_id(), 0
+        new, tries = new_id(), self._requests.tries(key)
         while True:
             head = await self._loads.head(key)
             if head is not None and not head.is_alive(now()):
@@ -43,16 +47,17 @@ class Commits:
             check_revision(key, revision, head.revision if head else "")
             if await self._swap(key, head, body, new):
                 return new
-            await pause(tries)
-            tries += 1
+            await tries.pause()
 
     async def _swap(self, key: str, old: Head | None, body: bytes, revision: str) -> bool:
         """Store a head in the place of this one, unless that has changed."""
         moment = now()
         life = Lifetime.of(old, self._ttl, moment)
         groups: tuple[Group, ...] = ()
-        if len(body) > MAX_HEAD:
-            groups = await self._parts.stage(key, [pack([Record("", body)])], None)
+        moves = life.until is not None and not life.pin
+        if len(body) > (MAX_INLINE if moves else MAX_HEAD):
+            packed = await aside(len(body), pack, [Record("", body)])
+            groups = await self._parts.stage(key, [packed], None if moves else life.expires)
         new = replace(
             old or Head(new_epoch(), 0, revision),
             revision=revision,
@@ -61,7 +66,8 @@ class Commits:
             until=life.until,
             expires=life.expires,
         )
-        dropped = read_groups(old.groups, 1, f"the head of {key!r}") if old else ()
+        where = f"the head of {self._requests.where(key)}"
+        dropped = read_groups(old.groups, 1, where) if old else ()
         action = self._action(key, old, new, moment)
         try:
             await self._requests.write(key, "commit to", [action, *self._parts.adopt(key, groups, dropped)])
@@ -83,7 +89,6 @@ class Commits:
         sets = [f"#{name} = :{name}" for name in names if values[f":{name}"] not in (None, "")]
         removes = [f"#{name}" for name in names if values[f":{name}"] in (None, "")]
         changes = f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else "")
-        pinned = "#pin = :pin" if old.pin else "attribute_not_exists(#pin)"
         values |= {":old": old.revision, ":epoch": old.epoch, ":version": VERSION, ":now": moment, ":pin": old.pin}
-        condition = f"{ALIVE} AND #revision IN (:old, :revision) AND {pinned}"
+        condition = f"{ALIVE} AND #revision IN (:old, :revision) AND {old.same_pin}"
         return self._requests.update(item_key, changes, condition, values)

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import msgspec
+from anyio import to_thread
 
 from memkit.driver import Record
-from memkit.drivers.dynamodb.items import Group, damaged, write_groups
+from memkit.drivers.dynamodb.items import Group, damaged, inflated, write_groups
 from memkit.drivers.dynamodb.layout import MAX_INLINE, VERSION
+from memkit.errors import UnsupportedError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_IN_LOOP: Final = 256 * 1024
+"""Up to so many bytes records are made ready on the event loop; more would hold it up."""
 
 _FRAME: Final = struct.Struct(">IQ")
 _GROUP: Final = 256 * 1024
 """About how many bytes of records are packed together."""
+
+_MOST_GROUPS: Final = 5_000
+"""How many groups an item lists at most, at some 70 bytes each."""
 
 _ROUND: Final = 512
 """More bytes than an entry's item has beside key, id and body."""
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """An entry before it has a position: a record that fits in its item, or packs that become groups."""
+    """An entry before it has a position: a record that fits in its item, or packs that become groups.
+
+    `packed` is as in `Entry`.
+    """
 
     count: int
     size: int
     record: Record | None = None
-    packed: bool = False
+    packed: int = 0
     packs: tuple[Pack, ...] = ()
 
     def values(self, groups: Sequence[Group], expires: int | None) -> dict[str, Any]:
@@ -35,16 +49,20 @@ class Draft(msgspec.Struct, frozen=True):
         values: dict[str, Any] = {"memkit": VERSION, "expires": expires}
         if self.record is None:
             return values | {"groups": write_groups(groups), "count": self.count}
-        packed = 1 if self.packed else None
-        return values | {"entry": self.record.id, "body": self.record.body, "packed": packed}
+        return values | {"entry": self.record.id, "body": self.record.body, "packed": self.packed or None}
 
 
 class Pack(msgspec.Struct, frozen=True):
-    """The bytes of a group before they lie in parts."""
+    """The bytes of a group before they lie in parts. `packed` is as in `Group`."""
 
     count: int
     chunks: tuple[bytes, ...]
-    packed: bool
+    packed: int
+
+
+async def aside(size: int, make: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Return what `make` makes of so many bytes: in a worker thread if they are many."""
+    return await to_thread.run_sync(make, *args) if size > _IN_LOOP else make(*args)
 
 
 def draft(records: Sequence[Record], most: int, most_bytes: int) -> tuple[Draft, ...]:
@@ -64,33 +82,40 @@ def draft_one(record: Record, room: int = MAX_INLINE) -> Draft:
     body = zlib.compress(record.body, 1)
     size -= len(record.body) - len(body)
     if size <= room:
-        return Draft(1, size, Record(record.id, body), packed=True)
+        return Draft(1, size, Record(record.id, body), packed=len(record.body))
     return Draft(1, _ROUND, packs=(pack([record]),))
 
 
 def packs(records: Sequence[Record]) -> tuple[Pack, ...]:
-    """Pack records in groups of about as many bytes as an item takes."""
-    found: list[Pack] = []
-    group: list[Record] = []
+    """Pack records in groups of about as many bytes as an item takes.
+
+    Raises:
+        UnsupportedError: an item cannot list so many groups.
+    """
+    found: list[list[Record]] = [[]]
     size = 0
     for record in records:
         length = _FRAME.size + len(record.id.encode()) + len(record.body)
-        if group and size + length > _GROUP:
-            found.append(pack(group))
-            group, size = [], 0
-        group.append(record)
+        if found[-1] and size + length > _GROUP:
+            found.append([])
+            size = 0
+        found[-1].append(record)
         size += length
-    return (*found, pack(group))
+    if len(found) > _MOST_GROUPS:
+        raise UnsupportedError(
+            f"an append to DynamoDB has up to {_MOST_GROUPS} groups of {_GROUP} bytes; append fewer records at a "
+            "time. Nothing was written"
+        )
+    return tuple(map(pack, found))
 
 
 def pack(records: Sequence[Record]) -> Pack:
     """Pack records together. What does not fit in one item is compressed, and then split."""
-    data = b"".join(_framed(records))
-    is_long = len(data) > MAX_INLINE
-    if is_long:
-        data = zlib.compress(data, 1)
+    data, size = b"".join(_framed(records)), 0
+    if len(data) > MAX_INLINE:
+        data, size = zlib.compress(data, 1), len(data)
     chunks = tuple(data[start : start + MAX_INLINE] for start in range(0, len(data), MAX_INLINE))
-    return Pack(len(records), chunks, packed=is_long)
+    return Pack(len(records), chunks, size)
 
 
 def unpack(group: Group, chunks: Sequence[bytes], where: str) -> list[Record]:
@@ -99,10 +124,10 @@ def unpack(group: Group, chunks: Sequence[bytes], where: str) -> list[Record]:
     Raises:
         FormatError: these are not its bytes.
     """
-    data = b"".join(chunks)
+    data = inflated(b"".join(chunks), group.packed, where)
     try:
-        records = list(_records(zlib.decompress(data) if group.packed else data))
-    except (struct.error, UnicodeDecodeError, ValueError, zlib.error) as error:
+        records = list(_records(data))
+    except (struct.error, ValueError) as error:
         raise damaged(where) from error
     if len(records) != group.count:
         raise damaged(where)

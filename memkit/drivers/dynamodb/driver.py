@@ -16,8 +16,8 @@ from memkit.drivers.dynamodb.loads import Loads
 from memkit.drivers.dynamodb.parts import Parts
 from memkit.drivers.dynamodb.redactions import Redactions
 from memkit.drivers.dynamodb.requests import Requests
-from memkit.errors import FormatError, UnsupportedError
-from memkit.finish import asyncio_loop, finish_async
+from memkit.errors import FormatError
+from memkit.finish import finish_async
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb.service_resource import Table
@@ -26,6 +26,7 @@ PREFIX: Final = "memkit:"
 RETRY_FOR: Final = 10.0
 """Seconds for which a request that may pass is tried again."""
 
+_LONGEST_RETRY: Final = 540
 _FARTHEST: Final = 10**16 - 1
 
 
@@ -65,6 +66,11 @@ class DynamoDbDriver:
             raise FormatError(
                 f"ttl={ttl} would delete a conversation as soon as it is written; give None for ever"
             )
+        if not 0 < retry_for <= _LONGEST_RETRY:
+            raise FormatError(
+                f"retry_for is a number of seconds over 0 and up to {_LONGEST_RETRY}, not {retry_for}: for ten "
+                "minutes a token keeps what is repeated from being done twice"
+            )
         layout = Layout(partition_key, sort_key, prefix, attributes or {})
         self._requests = Requests(table, layout, retry_for=retry_for, consistent=consistent)
         parts = Parts(self._requests)
@@ -80,7 +86,7 @@ class DynamoDbDriver:
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
         """Return head and entries `start:stop` of one moment, about 8 MiB of them at most."""
-        _begin(key)
+        self._begin(key)
         log, head = await self._loads.load(key, _position(start), None if stop is None else _position(stop))
         if head is not None:
             self._lanes.note(key, head)
@@ -97,13 +103,13 @@ class DynamoDbDriver:
         epoch: str | None = None,
     ) -> Appended:
         """Store all records or none, however many; entries from `since` on that are new are read for their ids."""
-        _begin(key)
+        self._begin(key)
         position_of(key, records, {})
         return await self._appends.append(key, records, since, expect, epoch)
 
     async def commit(self, key: str, head: bytes, /, *, revision: str) -> str:
         """Put `head` in the place of the head of that `revision`, and return the new revision."""
-        _begin(key)
+        self._begin(key)
         return await finish_async(lambda: self._commit(key, head, revision), time_limit=math.inf)
 
     async def delete(self, key: str, /) -> bool:
@@ -112,7 +118,7 @@ class DynamoDbDriver:
         It is gone with the first request; then its items are deleted, one by one. Who repeats it, or writes to the
         key, goes on where a deletion was broken off.
         """
-        _begin(key)
+        self._begin(key)
         try:
             return await finish_async(lambda: self._endings.delete(key), time_limit=math.inf)
         finally:
@@ -120,7 +126,7 @@ class DynamoDbDriver:
 
     async def trim(self, key: str, before: int, /, *, epoch: str | None = None) -> int:
         """Drop the entries before this position at once, and delete them; return the new base."""
-        _begin(key)
+        self._begin(key)
         before = _position(before)
         try:
             return await finish_async(lambda: self._endings.trim(key, before, epoch), time_limit=math.inf)
@@ -133,7 +139,7 @@ class DynamoDbDriver:
         Raises:
             UnsupportedError: these are more than 98 entries, where those of one long append count as one.
         """
-        _begin(key)
+        self._begin(key)
         await finish_async(lambda: self._redactions.redact(key, bodies, epoch), time_limit=math.inf)
 
     async def expire(self, key: str, ttl: float | None, /) -> bool:
@@ -141,7 +147,7 @@ class DynamoDbDriver:
 
         That takes a request for each entry, so that the service deletes these, too.
         """
-        _begin(key)
+        self._begin(key)
         if ttl is not None and math.isnan(ttl):
             raise FormatError("a time to live is a number of seconds, not NaN")
         try:
@@ -151,7 +157,7 @@ class DynamoDbDriver:
 
     async def list_keys(self, prefix: str = "", /) -> AsyncIterator[str]:
         """Yield the keys that start with `prefix`, by reading the whole table."""
-        _check_loop()
+        self._requests.check_loop()
         try:
             prefix.encode()
         except UnicodeEncodeError:
@@ -159,22 +165,16 @@ class DynamoDbDriver:
         async for key in list_keys(self._requests, prefix):
             yield key
 
+    def _begin(self, key: str) -> None:
+        check_key(key)
+        self._requests.check_loop()
+
     async def _commit(self, key: str, head: bytes, revision: str) -> str:
         while True:
             new = await self._commits.commit(key, head, revision)
             if new is not None:
                 return new
             await self._endings.bury_dead(key)
-
-
-def _begin(key: str) -> None:
-    check_key(key)
-    _check_loop()
-
-
-def _check_loop() -> None:
-    if asyncio_loop() is None:
-        raise UnsupportedError("aioboto3 runs on asyncio; use asyncio, or SqliteDriver or FileDriver on trio")
 
 
 def _position(position: int) -> int:

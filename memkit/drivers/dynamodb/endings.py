@@ -7,16 +7,17 @@ with what has expired, as far as the service has not deleted it yet.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from memkit.driver import check_epoch
-from memkit.drivers.dynamodb.items import Entry, Head, Lifetime, read_groups
+from memkit.drivers.dynamodb.items import Entry, Group, Head, Lifetime, check_version, damaged, read_groups
 from memkit.drivers.dynamodb.layout import ALIVE, VERSION, Item, Layout, aliases
 from memkit.drivers.dynamodb.loads import Loads, now
 from memkit.drivers.dynamodb.parts import Parts
 from memkit.drivers.dynamodb.redactions import Redactions
-from memkit.drivers.dynamodb.requests import RefusedError, Requests, pause, together
+from memkit.drivers.dynamodb.requests import RefusedError, Requests, together
 from memkit.run import new_id
 
 _OURS: Final = "#memkit = :version AND #epoch = :epoch"
@@ -33,9 +34,13 @@ class Endings:
         self._redactions = redactions
 
     async def delete(self, key: str) -> bool:
-        """Delete a conversation, and return whether there was one."""
+        """Delete a conversation, and return whether there was one.
+
+        What an append that has failed may have left of its text is deleted even if there is none.
+        """
         head = await self._loads.head(key)
         if head is None:
+            await self._parts.delete_loose(key)
             return False
         is_alive = head.is_alive(now())
         if is_alive and not await self._mark(key, head, "attribute_not_exists(#gone)"):
@@ -57,7 +62,7 @@ class Endings:
         if marked is None or marked.epoch != head.epoch or not marked.gone:
             return
         await self._sweep(key, marked, marked.swept, marked.end, before=marked.end)
-        await self._parts.delete(key, read_groups(marked.groups, 1, f"the head of {key!r}"))
+        await self._parts.delete(key, self._groups(key, marked))
         await self._parts.delete_loose(key)
         condition = f"{_OURS} AND attribute_exists(#gone)"
         values = {":version": VERSION, ":epoch": marked.epoch}
@@ -76,7 +81,7 @@ class Endings:
 
     async def trim(self, key: str, before: int, epoch: str | None) -> int:
         """Raise the base, and delete what is before it; return the base."""
-        tries = 0
+        tries = self._requests.tries(key)
         while True:
             head = await self._loads.live_head(key)
             check_epoch(key, epoch, head.epoch if head else "")
@@ -89,8 +94,7 @@ class Endings:
             try:
                 await self._requests.write(key, "trim", [action])
             except RefusedError:
-                await pause(tries)
-                tries += 1
+                await tries.pause()
                 continue
             await self._finish_trim(key, head, base)
             return base
@@ -117,7 +121,7 @@ class Endings:
             changes += " REMOVE #until, #expires"
         else:
             changes += ", #until = :until, #expires = :expires"
-        tries = 0
+        tries = self._requests.tries(key)
         while True:
             head = await self._loads.live_head(key)
             if head is None:
@@ -135,31 +139,35 @@ class Endings:
             try:
                 await self._requests.write(key, "expire", [action])
             except RefusedError:
-                await pause(tries)
-                tries += 1
+                await tries.pause()
                 continue
-            await self._set_expiry(key, head.epoch, life.expires)
+            await self._set_expiry(key, head.epoch)
             return True
 
-    async def _set_expiry(self, key: str, epoch: str, expires: int | None) -> None:
-        """Let the items of a conversation expire with its head. What has expired already stays so."""
-        head = await self._loads.head(key)
-        if head is None or head.epoch != epoch or head.gone:
-            return
-        changes = "REMOVE #expires" if expires is None else "SET #expires = :expires"
-        condition = "attribute_exists(#pk) AND (attribute_not_exists(#expires) OR #expires > :second)"
-        values = {":expires": expires, ":second": now() // 1000}
-
-        async def change(item_key: Item) -> None:
-            try:
-                action = self._requests.update(item_key, changes, condition, values)
-                await self._requests.write(key, "expire", [action])
-            except RefusedError:
+    async def _set_expiry(self, key: str, epoch: str) -> None:
+        """Let the items of a conversation expire with its head, also if another call has the last word on that."""
+        pin = ""
+        while True:
+            head = await self._loads.head(key)
+            if head is None or head.epoch != epoch or head.gone or head.pin == pin:
                 return
+            pin = head.pin
+            parts = [part for group in self._groups(key, head) for part in self._parts.keys(key, group)]
+            await together(self._change_expiry(key, part, head.expires, 0) for part in parts)
+            moment = now() // 1000
+            async for entries in self._loads.all_that_is_left(key, head, head.base, head.end):
+                others = [entry for entry in entries if entry.expires != head.expires]
+                items = [item_key for entry in others for item_key in self._items(key, epoch, entry)]
+                await together(self._change_expiry(key, item_key, head.expires, moment) for item_key in items)
 
-        async for entries in self._loads.all_that_is_left(key, head, head.base, head.end):
-            others = [entry for entry in entries if entry.expires != expires]
-            await together(change(item_key) for entry in others for item_key in self._items(key, epoch, entry))
+    async def _change_expiry(self, key: str, item_key: Item, expires: int | None, moment: int) -> None:
+        """Let an item expire at another time. What had expired at this moment, in seconds, stays so."""
+        changes = "REMOVE #expires" if expires is None else "SET #expires = :expires"
+        condition = "attribute_exists(#pk) AND (attribute_not_exists(#expires) OR #expires > :moment)"
+        values = {":expires": expires, ":moment": moment}
+        action = self._requests.update(item_key, changes, condition, values)
+        with suppress(RefusedError):
+            await self._requests.write(key, "expire", [action])
 
     async def _sweep(self, key: str, head: Head, low: int, high: int, *, before: int) -> None:
         """Delete the entries from `low` up to `high` that end before a position, parts first."""
@@ -171,11 +179,15 @@ class Endings:
 
     def _items(self, key: str, epoch: str, entry: Entry) -> list[Item]:
         """Return the keys of all items of an entry, its own last."""
-        groups = read_groups(entry.groups, entry.count, f"{key!r} at position {entry.position}")
+        where = f"{self._requests.where(key)} at position {entry.position}"
+        groups = read_groups(entry.groups, entry.count, where)
         keys = [part for group in groups for part in self._parts.keys(key, group)]
         if not self._layout.has_sort_key:
             keys += [self._layout.entry(key, epoch, at) for at in aliases(entry.position, entry.count)]
         return [*keys, self._layout.entry(key, epoch, entry.position)]
+
+    def _groups(self, key: str, head: Head) -> Sequence[Group]:
+        return read_groups(head.groups, 1, f"the head of {self._requests.where(key)}")
 
 
 async def list_keys(requests: Requests, prefix: str) -> AsyncIterator[str]:
@@ -191,8 +203,15 @@ async def list_keys(requests: Requests, prefix: str) -> AsyncIterator[str]:
         items, after = await requests.scan(condition, values, after)
         for item in items:
             key = layout.key_of(item)
-            is_gone = item.get("gone") or (item.get("until") is not None and item["until"] <= now())
-            if not is_gone and key.startswith(prefix):
+            if key.startswith(prefix) and _is_alive(item, requests.where(key)):
                 yield key
         if after is None:
             return
+
+
+def _is_alive(head: Item, where: str) -> bool:
+    check_version(head, where)
+    until = head.get("until")
+    if not isinstance(until, int | None):
+        raise damaged(where)
+    return not head.get("gone") and (until is None or until > now())

@@ -85,6 +85,9 @@ _KEY_SCHEMA: Final = re.compile(
 )
 """How the service says that keys are not those of the table."""
 
+_INDEX_KEY: Final = re.compile(r"type mismatch for index key (\w+)", re.IGNORECASE)
+"""How it says that an index has another attribute of that name."""
+
 _SETTINGS: Final = "the AWS SDK cannot use its settings"
 _SDK: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], _Meaning]]] = [
     (
@@ -169,6 +172,11 @@ def _of_service(error: exceptions.ClientError, keys: Sequence[str]) -> _Meaning:
         return meaning
     if _KEY_SCHEMA.search(said):
         return _Meaning(_other_keys(keys), False, FormatError)
+    index_key = _INDEX_KEY.search(said)
+    if index_key is not None:
+        name = index_key[1]
+        text = f"an index of the table has a key {name!r} of another type; give memkit's attribute another name"
+        return _Meaning(f'{text}, as in attributes={{"{name}": "memkit_{name}"}}', False, FormatError)
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
         return _UNSURE
     return _Meaning(f"the service refused it: {said[:300]}", False)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from memkit.drivers.dynamodb.items import Entry, check_version, read_entry
-from memkit.drivers.dynamodb.layout import Item, Layout, beginnings
+from memkit.drivers.dynamodb.layout import Item, beginnings
 from memkit.drivers.dynamodb.requests import Reading, Requests, together
 from memkit.errors import FormatError
 
@@ -20,6 +20,9 @@ MAX_LOAD: Final = 8 * 1024 * 1024
 
 _AT_ONCE: Final = 8
 _BATCH: Final = 100
+_BATCH_BYTES: Final = 1024 * 1024
+"""About how many bytes are asked for with one batch once it is known how large entries are."""
+
 _MOST: Final = 10_000
 
 
@@ -64,7 +67,7 @@ class ByQuery:
         epoch, end = head.get("epoch"), head.get("end")
         if not isinstance(epoch, str) or not isinstance(end, int):
             return head, None
-        entries = [entry for item in rest if (entry := _entry(self._layout, key, epoch, item)) is not None]
+        entries = _entries(self._requests, key, epoch, rest)
         if not entries:
             return head, None  # nothing of this epoch is near
         wanted = max(0, end - count)
@@ -111,9 +114,7 @@ class ByQuery:
         """Return entries from `high` down, their size, and the position down to which this was all."""
         first, last = (self._layout.entry(log.key, log.epoch, at) for at in (0, high - 1))
         items, has_more = await self._requests.page(log.key, first, last, high - low, log.reading)
-        entries = [
-            entry for item in items if (entry := _entry(self._layout, log.key, log.epoch, item)) is not None
-        ]
+        entries = _entries(self._requests, log.key, log.epoch, items)
         floor = entries[-1].position if entries and has_more else 0
         return entries, size_of_all(items), floor
 
@@ -131,17 +132,23 @@ class ByBatch:
         return await self._requests.get(key, self._layout.head(key), consistent=reading.consistent), None
 
     async def find(self, log: Asked, low: int, high: int) -> Found:
-        """Get batches of positions at the same time, and the entry that begins before the first one."""
+        """Get batches of positions, and the entry that begins before the first one.
+
+        The first batch comes alone: it tells how large entries are, and so how many of them the others ask for.
+        """
         found: dict[int, Entry] = {}
         size, floor = 0, high
         low = max(low, high - _MOST)
+        step, at_once = _BATCH, (1 if log.reading.bodies else _AT_ONCE)
         while floor > low and size < MAX_LOAD:
-            edges = range(floor, max(low, floor - _AT_ONCE * _BATCH), -_BATCH)
-            slices = [range(max(low, edge - _BATCH), edge) for edge in edges]
+            edges = range(floor, max(low, floor - at_once * step), -step)
+            slices = [range(max(low, edge - step), edge) for edge in edges]
             for entries in await together(self._get(log, positions) for positions in slices):
                 found |= {entry.position: entry for entry in entries}
                 size += sum(len(entry.body) for entry in entries)
             floor = slices[-1].start
+            step = max(1, min(_BATCH, _BATCH_BYTES * (high - floor) // max(size, 1)))
+            at_once = _AT_ONCE
         entries = sorted(found.values(), key=lambda entry: -entry.position)
         if floor < high and floor not in found:
             entries += await self._get(log, beginnings(floor))
@@ -154,18 +161,22 @@ class ByBatch:
     async def _get(self, log: Asked, positions: Iterable[int]) -> list[Entry]:
         keys = [self._layout.entry(log.key, log.epoch, position) for position in positions]
         items = await self._requests.get_many(log.key, keys, log.reading)
-        return [entry for item in items if (entry := _entry(self._layout, log.key, log.epoch, item)) is not None]
+        return _entries(self._requests, log.key, log.epoch, items)
 
 
-def _entry(layout: Layout, key: str, epoch: str, item: Item) -> Entry | None:
-    """Return what an item is as an entry of this epoch, or None if it is none."""
-    where = f"{key!r} in its items"
-    try:
-        of, position = layout.position_of(item)
-    except ValueError:
-        check_version(item, where)
-        raise FormatError(f"{key!r} is damaged: there is an item between its entries") from None
-    return read_entry(item, position, where) if of == epoch else None
+def _entries(requests: Requests, key: str, epoch: str, items: Iterable[Item]) -> list[Entry]:
+    """Return what items are as entries of this epoch; those of another one are left out."""
+    where = requests.where(key)
+    entries: list[Entry] = []
+    for item in items:
+        try:
+            of, position = requests.layout.position_of(item)
+        except ValueError:
+            check_version(item, f"an entry of {where}")
+            raise FormatError(f"{where} is damaged: there is an item between its entries") from None
+        if of == epoch:
+            entries.append(read_entry(item, position, f"{where} at position {position}"))
+    return entries
 
 
 def size_of_all(items: Iterable[Item]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from memkit.driver import Record
-from memkit.drivers.dynamodb.layout import VERSION, Item
+from memkit.drivers.dynamodb.layout import MAX_INLINE, VERSION, Item
 from memkit.errors import FormatError
 
 T = TypeVar("T")
@@ -19,17 +19,27 @@ T = TypeVar("T")
 MAX_PARTS: Final = 1_000_000
 """How many parts anything has at most; more is a lie."""
 
+_MOST_SHRINK: Final = 1_100  # nothing that zlib compresses shrinks more
+
 _LONGEST_TTL: Final = 10**11  # seconds, some 3000 years
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):
-    """Some records in a row, packed together and stored in parts. No parts: they were trimmed."""
+    """Some records in a row, packed together and stored in parts. No parts: they were trimmed.
+
+    `packed` is how many bytes the parts hold, 0 if they are not compressed.
+    """
 
     count: int
     parts: str
     first: int
     chunks: int
-    packed: bool
+    packed: int
+
+    @property
+    def size(self) -> int:
+        """About how many bytes its records have, at most."""
+        return self.packed or self.chunks * MAX_INLINE
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -61,6 +71,11 @@ class Head(msgspec.Struct, frozen=True):
         """Tell whether entries may have expired."""
         return self.until is not None or self.pin != ""
 
+    @property
+    def same_pin(self) -> str:
+        """The condition that `expire` was not called meanwhile, with `:pin` for the pin."""
+        return "#pin = :pin" if self.pin else "attribute_not_exists(#pin)"
+
     def values(self) -> dict[str, Any]:
         """Return the attributes of the item."""
         values = {name: value for name, value in msgspec.structs.asdict(self).items() if value != ""}
@@ -91,7 +106,10 @@ class Lifetime(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An item of the log: one record, or groups of them, from its position on."""
+    """An item of the log: one record, or groups of them, from its position on.
+
+    `packed` is how many bytes the body has when it is inflated, 0 if it is not compressed.
+    """
 
     position: int = 0
     entry: str = ""
@@ -117,10 +135,27 @@ class Entry(msgspec.Struct, frozen=True):
         Raises:
             FormatError: its body cannot be decompressed.
         """
-        try:
-            return Record(self.entry, zlib.decompress(self.body) if self.packed else self.body)
-        except zlib.error as error:
-            raise damaged(where) from error
+        return Record(self.entry, inflated(self.body, self.packed, where))
+
+
+def inflated(data: bytes, size: int, where: str) -> bytes:
+    """Return what was compressed and has so many bytes; the data itself if `size` is 0.
+
+    Raises:
+        FormatError: it has more bytes, or fewer, or is something else.
+    """
+    if not size:
+        return data
+    if size > _MOST_SHRINK * len(data):
+        raise damaged(where)
+    inflating = zlib.decompressobj()
+    try:
+        found = inflating.decompress(data, size + 1)
+    except zlib.error as error:
+        raise damaged(where) from error
+    if len(found) != size or not inflating.eof or inflating.unused_data:
+        raise damaged(where)
+    return found
 
 
 _groups: Final = msgspec.json.Decoder(tuple[Group, ...])
@@ -138,7 +173,10 @@ def read_groups(text: str, count: int, where: str) -> tuple[Group, ...]:
         groups = _groups.decode(text)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise damaged(where) from error
-    is_sound = all(g.count > 0 and g.first >= 0 and 0 <= g.chunks <= MAX_PARTS for g in groups)
+    is_sound = all(
+        group.count > 0 and group.first >= 0 and group.packed >= 0 and 0 <= group.chunks <= MAX_PARTS
+        for group in groups
+    )
     if not is_sound or sum(group.count for group in groups) != count:
         raise damaged(where)
     return groups
@@ -171,7 +209,8 @@ def read_entry(item: Item, position: int, where: str) -> Entry:
     check_version(item, where)
     entry = _converted(item | {"position": position}, Entry, where)
     is_alias = entry.of is not None and 0 <= entry.of < position
-    if not (entry.of is None or is_alias) or entry.count < 1 or (entry.count > 1 and not entry.groups):
+    is_sound = entry.count == 1 or (entry.count > 1 and entry.groups)
+    if not (entry.of is None or is_alias) or not is_sound or entry.packed < 0:
         raise damaged(where)
     return entry
 

@@ -11,6 +11,7 @@ from memkit.driver import Appended, Record
 from memkit.drivers.dynamodb.drafts import Draft
 from memkit.drivers.dynamodb.items import Group, Head, Lifetime
 from memkit.drivers.dynamodb.loads import now
+from memkit.drivers.dynamodb.tries import Tries
 from memkit.errors import MemkitError
 
 _MAX_IDS: Final = 50_000
@@ -27,6 +28,8 @@ class Waiting:
         since: int,
         expect: int | None,
         epoch: str | None,
+        *,
+        tries: Tries,
     ) -> None:
         self.records: Final = records
         self.drafts: Final = drafts
@@ -38,8 +41,9 @@ class Waiting:
         self.count: Final = sum(2 * draft.count.bit_length() - 1 for draft in drafts)
         self.groups: Sequence[Group] = ()
         self.life: Lifetime | None = None
-        self.arrived = 0.0
-        self.deadline = 0.0
+        self.is_staged = False
+        self.arrived: Final = asyncio.get_running_loop().time()
+        self.tries = tries
         self.outcome: Appended | MemkitError | None = None
 
 
@@ -58,6 +62,11 @@ class Lane:
         self.counted = 0
         self._first = 0
         self._stop = 0
+
+    def check(self, waiting: Waiting) -> None:
+        """Raise what the last one has failed of, if there is no time left to try it once more."""
+        if self.error is not None and waiting.tries.is_over:
+            raise self.error
 
     def live_head(self) -> Head | None:
         """Return the head if the conversation is alive."""
@@ -135,9 +144,15 @@ class Lanes:
         """Count what this lane knows, and forget the conversations that were not used for the longest time."""
         self._known += len(lane.ids) - lane.counted
         lane.counted = len(lane.ids)
-        while self._known > _MAX_IDS or len(self._lanes) > _MAX_LANES:
-            key, oldest = next(iter(self._lanes.items()))
-            if not oldest.is_idle:
+        if self._fit:
+            return
+        for key, oldest in list(self._lanes.items()):
+            if oldest.is_idle:
+                del self._lanes[key]
+                self._known -= oldest.counted
+            if self._fit:
                 return
-            del self._lanes[key]
-            self._known -= oldest.counted
+
+    @property
+    def _fit(self) -> bool:
+        return self._known <= _MAX_IDS and len(self._lanes) <= _MAX_LANES

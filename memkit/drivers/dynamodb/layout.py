@@ -31,7 +31,7 @@ MAX_INLINE: Final = 350 * 1024
 """Bytes of an item; DynamoDB takes 400 KB."""
 
 MAX_HEAD: Final = 4 * 1024
-"""Bytes of the head in the item of that name, which each append pays for. Larger ones lie in parts."""
+"""Bytes of the head in the item that each append pays for. Larger ones lie in parts; see `Commits`."""
 
 MAX_ACTIONS: Final = 100
 MAX_TRANSACTION: Final = 600 * 1024

@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 from memkit.driver import Log, Record, clip
+from memkit.drivers.dynamodb.drafts import aside
 from memkit.drivers.dynamodb.finders import MAX_LOAD, Asked, ByBatch, ByQuery, Finder, Found
 from memkit.drivers.dynamodb.items import Entry, Group, Head, read_groups, read_head
-from memkit.drivers.dynamodb.layout import MAX_INLINE, Item
+from memkit.drivers.dynamodb.layout import Item
 from memkit.drivers.dynamodb.parts import Parts
-from memkit.drivers.dynamodb.requests import BARE, Reading, Requests, pause, together
+from memkit.drivers.dynamodb.requests import BARE, Reading, Requests, together
+from memkit.drivers.dynamodb.tries import pause
 from memkit.errors import FormatError
 
 _TRIES: Final = 8
-_SURE: Final = 2
+_SURE: Final = 1
 """How often the front is read again before what is missing there is believed to have expired."""
 
 _CHUNK: Final = 1_000
@@ -35,11 +37,11 @@ class _Range(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A record, or a group of records, from its position on."""
+    """The record of an entry, or a group of its records, from its position on."""
 
     start: int
     size: int
-    record: Record | None
+    entry: Entry
     group: Group | None
 
 
@@ -63,7 +65,7 @@ class Loads:
 
     def read_head(self, key: str, item: Item | None) -> Head | None:
         """Return what an item says that is a head."""
-        return None if item is None else read_head(item, f"{key!r} in table {self._requests.name!r}")
+        return None if item is None else read_head(item, self._requests.where(key))
 
     async def load(self, key: str, start: int, stop: int | None) -> tuple[Log, Head | None]:
         """Return head and entries `start:stop` of one moment, with the item of the head if it is alive."""
@@ -114,19 +116,22 @@ class Loads:
                 yield found
                 top = min(floor, top - 1)
 
-    async def records(self, key: str, entry: Entry) -> list[Record] | None:
-        """Return the records of an entry with its body; None if its parts are not there any more."""
-        where = f"{key!r} at position {entry.position}"
-        groups = read_groups(entry.groups, entry.count, where)
-        if not groups:
-            return [entry.record(where)]
-        found = await together(self._parts.read(key, group) for group in groups)
-        records = [record for part in found if part is not None for record in part]
-        return None if any(part is None for part in found) else records
+    async def records(self, key: str, entry: Entry) -> list[tuple[int, Record]] | None:
+        """Return positions and records of an entry with its body; None if its parts are not there any more.
+
+        What was trimmed is left out.
+        """
+        units = [unit for unit in self._units(key, entry) if unit.group is None or unit.group.chunks]
+        found: list[tuple[int, Record]] = []
+        for unit, records in zip(units, await self._read(key, units), strict=True):
+            if records is None:
+                return None
+            found += enumerate(records, unit.start)
+        return found
 
     async def head_body(self, key: str, head: Head) -> tuple[bytes | None] | None:
         """Return what was committed as the head; None if its parts are not there any more."""
-        groups = read_groups(head.groups, 1, f"the head of {key!r}")
+        groups = read_groups(head.groups, 1, f"the head of {self._requests.where(key)}")
         if not groups:
             return (head.head,)
         records = await self._parts.read(key, groups[0])
@@ -149,12 +154,16 @@ class Loads:
         low, high, floor = asked
         chosen: list[_Unit] = []
         size = 0
-        for unit in self._units(key, entries, low, high):
+        edge = high
+        for unit in reversed([unit for entry in entries for unit in self._units(key, entry)]):
+            end, edge = edge, unit.start
+            if end <= low or unit.start >= high:
+                continue
             if chosen and size + unit.size > MAX_LOAD:
                 break
             chosen.append(unit)
             size += unit.size
-        found = await together(self._read_unit(key, unit) for unit in chosen)
+        found = await self._read(key, chosen)
         bodies: list[bytes] = []
         size = 0
         for unit, records in zip(chosen, found, strict=True):
@@ -171,30 +180,35 @@ class Loads:
         base = edge if edge > max(low, floor) else head.base  # what was before it has expired
         return Log(head.epoch, base, high - len(bodies), head.end, bodies, body, head.revision)
 
-    def _units(self, key: str, entries: Sequence[Entry], low: int, high: int) -> list[_Unit]:
-        """Return what holds positions from `low` up to `high`, the newest first."""
+    def _units(self, key: str, entry: Entry) -> list[_Unit]:
+        """Return what an entry consists of, and how large that is when it is inflated."""
+        start = entry.position
+        groups = read_groups(entry.groups, entry.count, self._where(key, start))
+        if not groups:
+            return [_Unit(start, entry.packed or len(entry.body), entry, None)]
         units: list[_Unit] = []
-        for entry in entries:
-            where = f"{key!r} at position {entry.position}"
-            groups = read_groups(entry.groups, entry.count, where)
-            if not groups:
-                record = entry.record(where)
-                units.append(_Unit(entry.position, len(record.body), record, None))
-            start = entry.position
-            for group in groups:
-                units.append(_Unit(start, group.chunks * MAX_INLINE, None, group))
-                start += group.count
-        ends = [*(unit.start for unit in units[1:]), high]
-        return [unit for unit, end in zip(units, ends, strict=False) if end > low and unit.start < high][::-1]
+        for group in groups:
+            units.append(_Unit(start, group.size, entry, group))
+            start += group.count
+        return units
 
-    async def _read_unit(self, key: str, unit: _Unit) -> Sequence[Record] | None:
-        if unit.record is not None:
-            return (unit.record,)
-        return None if unit.group is None else await self._parts.read(key, unit.group)
+    async def _read(self, key: str, units: Sequence[_Unit]) -> list[list[Record] | None]:
+        return await together(self._read_unit(key, unit) for unit in units)
+
+    async def _read_unit(self, key: str, unit: _Unit) -> list[Record] | None:
+        """Return the records, inflated in a worker thread if they are long; None if their parts are not there."""
+        if unit.group is not None:
+            return await self._parts.read(key, unit.group)
+        return [
+            await aside(unit.size if unit.entry.packed else 0, unit.entry.record, self._where(key, unit.start))
+        ]
+
+    def _where(self, key: str, position: int) -> str:
+        return f"{self._requests.where(key)} at position {position}"
 
     def _gap(self, key: str) -> FormatError:
         return FormatError(
-            f"{key!r} in table {self._requests.name!r} is damaged: there are gaps among its entries, or in them. "
+            f"{self._requests.where(key)} is damaged: there are gaps among its entries, or in them. "
             "Nothing was written"
         )
 
@@ -202,8 +216,8 @@ class Loads:
 def _gapless(entries: Sequence[Entry], floor: int, low: int, high: int, *, is_sure: bool) -> list[Entry] | None:
     """Return the entries that reach without a gap from `high` down, the oldest first; None if some are missing.
 
-    Missing are none if those that are not there have expired: if the next one is there and has, or if nothing is
-    there before and, having been read several times, it still `is_sure`.
+    Missing are none if those that are not there have expired: if the next one is there and has, or if entries may
+    expire and, having been read several times, it still `is_sure`. What is before these stays hidden.
     """
     moment = now()
     chain: list[Entry] = []
@@ -216,7 +230,7 @@ def _gapless(entries: Sequence[Entry], floor: int, low: int, high: int, *, is_su
         if not entry.is_alive(moment):
             return chain[::-1]
         if entry.end < edge:
-            return None
+            return chain[::-1] if is_sure else None
         chain.append(entry)
         edge = entry.position
     return chain[::-1] if edge <= max(low, floor) or is_sure else None

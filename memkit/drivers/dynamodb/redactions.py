@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from memkit.driver import Record, check_epoch, check_positions
-from memkit.drivers.dynamodb.drafts import Pack, draft_one, pack
+from memkit.drivers.dynamodb.drafts import Pack, aside, draft_one, pack
 from memkit.drivers.dynamodb.items import Entry, Group, Head, read_groups, write_groups
 from memkit.drivers.dynamodb.layout import ALIVE, MAX_ACTIONS, MAX_INLINE, MAX_TRANSACTION, VERSION
 from memkit.drivers.dynamodb.loads import Loads, now
 from memkit.drivers.dynamodb.parts import Parts
-from memkit.drivers.dynamodb.requests import WHOLE, Action, RefusedError, Requests, pause
-from memkit.errors import UnsupportedError
+from memkit.drivers.dynamodb.requests import WHOLE, Action, RefusedError, Requests
+from memkit.errors import ConflictError, UnsupportedError
 
 _MOST: Final = MAX_ACTIONS - 2
 """How many entries are redacted at a time at most, beside the head and the list of parts."""
@@ -30,6 +30,10 @@ class _Rewriting:
         self.staged: list[Group] = []
         self.dropped: list[Group] = []
 
+    def expires(self, entry: Entry) -> int | None:
+        """Return when the parts of an entry expire. `expire` may not have reached it yet."""
+        return self.head.expires if self.head.pin else entry.expires
+
 
 class Redactions:
     """Gives entries other bodies."""
@@ -41,20 +45,26 @@ class Redactions:
         self._loads = loads
 
     async def redact(self, key: str, bodies: Mapping[int, bytes], epoch: str) -> None:
-        """Put these bodies in the place of others, all in one transaction."""
-        tries = 0
+        """Put these bodies in the place of others, all in one transaction.
+
+        What an append that has failed may have left of them is deleted before.
+
+        Raises:
+            ConflictError: an entry was trimmed, or has expired.
+        """
+        tries = self._requests.tries(key)
+        await self._parts.drop_all(key)
         while True:
             head = await self._loads.live_head(key)
             check_epoch(key, epoch, head.epoch if head else "")
             check_positions(key, bodies, head.base if head else 0, head.end if head else 0)
             if head is None or not bodies or await self._rewrite(_Rewriting(key, head, bodies, drops=False)):
                 return
-            await pause(tries)
-            tries += 1
+            await tries.pause()
 
     async def blank(self, key: str, epoch: str, base: int) -> None:
         """Empty the records before the base in an entry that reaches beyond it."""
-        tries = 0
+        tries = self._requests.tries(key)
         while True:
             head = await self._loads.live_head(key)
             if head is None or head.epoch != epoch or head.base > base:
@@ -64,8 +74,7 @@ class Redactions:
             blanks = _Rewriting(key, head, dict.fromkeys(before, b""), drops=True)
             if not before or await self._rewrite(blanks):
                 return
-            await pause(tries)
-            tries += 1
+            await tries.pause()
 
     async def _rewrite(self, new: _Rewriting) -> bool:
         """Write the entries anew that have these positions; return False if they have changed meanwhile."""
@@ -78,7 +87,7 @@ class Redactions:
         for entry in entries:
             action = await (self._regrouped(new, entry) if entry.groups else self._replaced(new, entry, room))
             if action is None:
-                await self._discard(new)
+                await self._parts.discard(new.key, new.staged)
                 return False
             actions.append(action)
         try:
@@ -86,36 +95,46 @@ class Redactions:
                 new.key, "redact", [*actions, *self._parts.adopt(new.key, new.staged, new.dropped)]
             )
         except RefusedError:
-            await self._discard(new)
+            await self._parts.discard(new.key, new.staged)
             return False
         await self._parts.delete_garbage(new.key, new.dropped)
         return True
 
     async def _entries(self, new: _Rewriting) -> list[Entry] | None:
-        """Return the entries that hold the positions; None if one is not there any more."""
+        """Return the entries that hold the positions; None if one that is to be dropped has expired."""
         found: dict[int, Entry] = {}
         for position in sorted(new.bodies):
             if any(entry.position <= position < entry.end for entry in found.values()):
                 continue
             entries = await self._loads.entries(new.key, new.head, position, position + 1, WHOLE)
-            if not entries:
+            if not entries and new.drops:
                 return None
+            if not entries:
+                raise ConflictError(f"{self._where(new, position)} has expired; load it again", expected=position)
             found[entries[0].position] = entries[0]
             if len(found) > _MOST:
                 raise UnsupportedError(
-                    f"DynamoDB changes up to {_MOST} entries of {new.key!r} in one moment; redact fewer at a time"
+                    f"{self._requests.where(new.key)}: DynamoDB changes up to {_MOST} entries in one "
+                    "moment; redact fewer at a time"
                 )
         return list(found.values())
 
     def _check(self, new: _Rewriting) -> Action:
-        condition = ALIVE if new.drops else f"{ALIVE} AND #base <= :low"
-        values = {":version": VERSION, ":epoch": new.head.epoch, ":now": now(), ":low": min(new.bodies)}
+        condition = f"{ALIVE} AND {new.head.same_pin}" + ("" if new.drops else " AND #base <= :low")
+        values = {
+            ":version": VERSION,
+            ":epoch": new.head.epoch,
+            ":now": now(),
+            ":pin": new.head.pin,
+            ":low": min(new.bodies),
+        }
         return self._requests.check(self._layout.head(new.key), condition, values)
 
     async def _replaced(self, new: _Rewriting, entry: Entry, room: int) -> Action:
         """Return the action that gives an entry of one record another body."""
-        item = draft_one(Record(entry.entry, new.bodies[entry.position]), room)
-        groups = await self._parts.stage(new.key, item.packs, entry.expires)
+        body = new.bodies[entry.position]
+        item = await aside(len(body), draft_one, Record(entry.entry, body), room)
+        groups = await self._parts.stage(new.key, item.packs, new.expires(entry))
         new.staged += groups
         values = item.values(groups, entry.expires)
         names = ("entry", "body", "packed", "count", "groups")
@@ -130,7 +149,7 @@ class Redactions:
 
     async def _regrouped(self, new: _Rewriting, entry: Entry) -> Action | None:
         """Return the action that gives an entry other groups; None if their parts are not there any more."""
-        groups = list(read_groups(entry.groups, entry.count, f"{new.key!r} at position {entry.position}"))
+        groups = list(read_groups(entry.groups, entry.count, self._where(new, entry.position)))
         packs: list[Pack] = []
         places: list[int] = []
         start = entry.position
@@ -142,15 +161,16 @@ class Redactions:
                 continue
             new.dropped.append(group)
             if new.drops and len(inside) == group.count:
-                groups[n] = Group(group.count, "", 0, 0, packed=False)
+                groups[n] = Group(group.count, "", 0, 0, 0)
                 continue
             records = await self._parts.read(new.key, group)
             if records is None:
                 return None
             places.append(n)
             pairs = zip(positions, records, strict=True)
-            packs.append(pack([Record(record.id, new.bodies.get(at, record.body)) for at, record in pairs]))
-        written = await self._parts.stage(new.key, packs, entry.expires)
+            others = [Record(record.id, new.bodies.get(at, record.body)) for at, record in pairs]
+            packs.append(await aside(sum(len(record.body) for record in others), pack, others))
+        written = await self._parts.stage(new.key, packs, new.expires(entry))
         new.staged += written
         for n, group in zip(places, written, strict=True):
             groups[n] = group
@@ -161,10 +181,5 @@ class Redactions:
             {":new": write_groups(groups), ":old": entry.groups},
         )
 
-    async def _discard(self, new: _Rewriting) -> None:
-        for parts in {group.parts for group in new.staged}:
-            await self._parts.discard(new.key, _of(new.staged, parts))
-
-
-def _of(groups: Sequence[Group], parts: str) -> list[Group]:
-    return [group for group in groups if group.parts == parts]
+    def _where(self, new: _Rewriting, position: int) -> str:
+        return f"{self._requests.where(new.key)} at position {position}"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from botocore.exceptions import ClientError, HTTPClientError
 
 from memkit.drivers.dynamodb.errors import explained, reasons
 from memkit.drivers.dynamodb.layout import Item, Layout, from_wire
-from memkit.errors import MemkitError
+from memkit.drivers.dynamodb.tries import Tries, pause
+from memkit.errors import MemkitError, UnsupportedError
+from memkit.finish import asyncio_loop
 from memkit.run import new_id
 
 T = TypeVar("T")
@@ -23,8 +24,6 @@ Action: TypeAlias = dict[str, dict[str, Any]]
 IN_FLIGHT: Final = 4
 """How many requests are under way at a time. If more answers came together, the event loop would stand still."""
 
-_SHORTEST: Final = 0.01
-_LONGEST: Final = 0.1
 _PAGE: Final = 100_000  # more never fit in one
 _BATCH_WRITE: Final = 25
 _BARE: Final = "#memkit #entry #packed #count #groups #of #expires"
@@ -43,10 +42,14 @@ BARE: Final = Reading(bodies=False)
 
 
 class RefusedError(Exception):
-    """A condition did not hold, and nothing was written. `items` has what there was, for each action."""
+    """A condition did not hold, and nothing was written.
 
-    def __init__(self, items: Sequence[Item | None]) -> None:
+    `refused` tells of each action whether its condition was that, and `items` has what there was then.
+    """
+
+    def __init__(self, refused: Sequence[bool], items: Sequence[Item | None]) -> None:
         super().__init__("a condition did not hold")
+        self.refused = refused
         self.items = items
 
 
@@ -58,8 +61,28 @@ class Requests:
         self.layout: Final = layout
         self.retry_for: Final = retry_for
         self.consistent: Final = consistent
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Final = table.meta.client
         self._gate: Final = asyncio.Semaphore(IN_FLIGHT)
+
+    def check_loop(self) -> None:
+        """Refuse an event loop that cannot be served: connections belong to the one that was the first.
+
+        Raises:
+            UnsupportedError: saying what to do.
+        """
+        loop = asyncio_loop()
+        if loop is None:
+            raise UnsupportedError("aioboto3 runs on asyncio; use asyncio, or SqliteDriver or FileDriver on trio")
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise UnsupportedError(
+                f"the driver of table {self.name!r} belongs to another event loop; open one in each"
+            )
+
+    def where(self, key: str) -> str:
+        """Return how errors name a conversation."""
+        return f"{key!r} in table {self.name!r}"
 
     async def get(self, key: str, item_key: Item, *, consistent: bool = True) -> Item | None:
         """Return an item, or None."""
@@ -87,16 +110,9 @@ class Requests:
     async def get_many(self, key: str, item_keys: Sequence[Item], reading: Reading) -> list[Item]:
         """Return those of up to 100 items that there are, in no order."""
         found: list[Item] = []
-        shown = self._shown("", reading)
-        left: Any = {self.name: {"Keys": item_keys, "ConsistentRead": reading.consistent, **shown}}
-        tries = 0
-        while left:
-            answer = await self._call("batch_get_item", key, "read", has_table=False, RequestItems=left)
+        asked = {"Keys": item_keys, "ConsistentRead": reading.consistent, **self._shown("", reading)}
+        async for answer in self._batches("batch_get_item", key, "read", asked, "UnprocessedKeys"):
             found += map(self.layout.read, answer["Responses"].get(self.name, ()))
-            left = answer.get("UnprocessedKeys")
-            if left:
-                await pause(tries)
-                tries += 1
         return found
 
     def _shown(self, condition: str, reading: Reading) -> dict[str, Any]:
@@ -115,11 +131,18 @@ class Requests:
         await together(self._delete_some(key, batch) for batch in batches)
 
     async def _delete_some(self, key: str, item_keys: Sequence[Item]) -> None:
-        left: Any = {self.name: [{"DeleteRequest": {"Key": item_key}} for item_key in item_keys]}
+        asked = [{"DeleteRequest": {"Key": item_key}} for item_key in item_keys]
+        async for _ in self._batches("batch_write_item", key, "delete", asked, "UnprocessedItems"):
+            pass
+
+    async def _batches(self, operation: str, key: str, doing: str, asked: Any, rest: str) -> AsyncIterator[Any]:
+        """Yield answers until there is none that has a rest."""
+        left: Any = {self.name: asked}
         tries = 0
         while left:
-            answer = await self._call("batch_write_item", key, "delete", has_table=False, RequestItems=left)
-            left = answer.get("UnprocessedItems")
+            answer = await self._call(operation, key, doing, has_table=False, RequestItems=left)
+            yield answer
+            left = answer.get(rest)
             if left:
                 await pause(tries)
                 tries += 1
@@ -183,10 +206,9 @@ class Requests:
         Raises:
             RefusedError: a condition did not hold.
         """
-        if len(actions) == 1:
-            ((kind, action),) = actions[0].items()
-            await self._call("put_item" if kind == "Put" else "update_item", key, doing, deadline, **action)
-            return
+        if len(actions) == 1 and "Update" in actions[0]:
+            await self._call("update_item", key, doing, deadline, **actions[0]["Update"])
+            return  # a Put has no token: after a deletion its second try would store it again
         await self._call(
             "transact_write_items",
             key,
@@ -206,6 +228,10 @@ class Requests:
             return
 
     # --- trying ---
+
+    def tries(self, key: str) -> Tries:
+        """Return what limits how often something is tried that others spoil by writing at the same time."""
+        return Tries(self.where(key), self.retry_for)
 
     async def _call(
         self,
@@ -251,20 +277,12 @@ class Requests:
             return None
         response: Any = error.response
         found: list[Any] = reasons(error) or [response]
-        codes = {reason.get("Code") or reason.get("Error", {}).get("Code") for reason in found}
-        if not codes & {"ConditionalCheckFailed", "ConditionalCheckFailedException"}:
+        codes = [reason.get("Code") or reason.get("Error", {}).get("Code") for reason in found]
+        refused = [code in {"ConditionalCheckFailed", "ConditionalCheckFailedException"} for code in codes]
+        if not any(refused):
             return None
         items = [reason.get("Item") for reason in found]
-        return RefusedError([self.layout.read(from_wire(item)) if item else None for item in items])
-
-
-async def pause(tries: int, deadline: float | None = None) -> None:
-    """Wait for a while that is random and grows with the number of tries, but not beyond the deadline."""
-    longest = min(_LONGEST, _SHORTEST * 2**tries)
-    seconds = random.uniform(_SHORTEST / 2, longest)  # noqa: S311 - so that not all writers come back at once
-    if deadline is not None:
-        seconds = min(seconds, max(0, deadline - asyncio.get_running_loop().time()))
-    await asyncio.sleep(seconds)
+        return RefusedError(refused, [self.layout.read(from_wire(item)) if item else None for item in items])
 
 
 async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
