@@ -159,7 +159,7 @@ async def test_trio_is_refused(anyio_backend: str, open_driver: Any) -> None:
 
 
 @asyncio_only
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 async def test_two_drivers_and_a_model_agree(seed: int, open_driver: Any, store: Store, key: str) -> None:
     chance = random.Random(seed)
     model = InMemoryDriver()

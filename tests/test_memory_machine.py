@@ -455,4 +455,4 @@ def machine_test(store: str, loop: str) -> type:
 TestInMemoryOnAsyncio = machine_test("memory", "asyncio")
 TestInMemoryOnTrio = machine_test("memory", "trio")
 TestFileOnAsyncio = machine_test("file", "asyncio")
-TestFileOnTrio = machine_test("file", "trio")
+TestFileOnTrio = pytest.mark.long(machine_test("file", "trio"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -871,6 +872,7 @@ def test_the_example_remembers_from_one_process_to_the_next(
     for name in [name for name in os.environ if name.startswith("PYDANTIC_AI_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "argv", [EXAMPLE, "My name is Collin. What time is it?"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of this process there is more than the example
     runpy.run_path(EXAMPLE, run_name="__main__")
     first = capsys.readouterr().out
     second = run_example(tmp_path, "What is my name?")
