@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import msgspec
 from benchmarks.concurrency import weighted_p99
 from benchmarks.corpus import runs
 from benchmarks.dynamodb_costs import griptape, growth
-from benchmarks.measure import Row, readable, shown
+from benchmarks.measure import Row, elsewhere, readable, shown
 from memkit import JsonCodec, Record
 from memkit.drivers.dynamodb import DynamoDbDriver, connect, create_table
 from memkit.drivers.dynamodb.requests import IN_FLIGHT
@@ -54,21 +54,8 @@ def _served() -> Generator[DynamoDB]:
     from tests.servers.process import Watchdog
 
     os.environ.update(ENVIRONMENT)
-    with Watchdog() as watchdog, _elsewhere(dynamodb_server(watchdog)) as server:
+    with Watchdog() as watchdog, elsewhere(dynamodb_server(watchdog)) as server:
         yield server
-
-
-@contextmanager
-def _elsewhere(server: AbstractContextManager[DynamoDB]) -> Generator[DynamoDB]:
-    """Start a server on the cores that this process leaves free: else it would be on a machine of its own."""
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
-    others = set(range(os.cpu_count() or 1)) - own
-    if own and others:
-        os.sched_setaffinity(0, others)
-    with server as running:
-        if own and others:
-            os.sched_setaffinity(0, own)
-        yield running
 
 
 # --- how a process begins ---

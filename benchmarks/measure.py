@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 OURS = "memkit"
 """What the names of our own lines begin with, in charts and in `Row.timings`."""
@@ -193,3 +197,16 @@ def seconds_of(measured: str) -> float:
 
 
 _UNITS = {"h": 3_600.0, "min": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+@contextmanager
+def elsewhere(server: AbstractContextManager[T]) -> Iterator[T]:
+    """Start a server on the cores that this process leaves free: else it would be on a machine of its own."""
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
+    others = set(range(os.cpu_count() or 1)) - own
+    if own and others:
+        os.sched_setaffinity(0, others)
+    with server as running:
+        if own and others:
+            os.sched_setaffinity(0, own)
+        yield running

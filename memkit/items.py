@@ -80,6 +80,17 @@ def part_of(item: Any) -> Part:
     return Opaque(dump_json(fields)) if is_renderable else Json(fields)
 
 
+def blob_of(media_type: str, data: object, altchars: bytes | None = None) -> Blob | None:
+    """Return the bytes of base64, if that is what would be made of them again."""
+    if not isinstance(data, str):
+        return None
+    try:
+        decoded = base64.b64decode(data, altchars, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return Blob(media_type, decoded) if base64.b64encode(decoded, altchars).decode() == data else None
+
+
 def with_extra(part: K, name: str, value: Mapping[str, Any]) -> K:
     """Return a part with one more field in its `extra`."""
     return msgspec.structs.replace(part, extra={**part.extra, name: value})
@@ -113,13 +124,8 @@ def _blobs_of_url(url: str) -> Iterator[Blob]:
 
 
 def _blobs(media_type: str, data: str) -> Iterator[Blob]:
-    """Yield the bytes of base64, if that is what would be made of them again."""
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        return
-    if base64.b64encode(decoded).decode() == data:
-        yield Blob(media_type, decoded)
+    if (blob := blob_of(media_type, data)) is not None:
+        yield blob
 
 
 def _more(plain: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -211,6 +211,15 @@ def _kept(part: Part, name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", sendable(kept)) if isinstance(kept, Mapping) else {}
 
 
+def cleaned(message: ChatMessage) -> ChatMessage:
+    """Return a message as it is if all its text is valid UTF-8, or else a copy that can be sent."""
+    try:
+        msgspec.json.encode(message)
+    except UnicodeEncodeError:
+        return cast("ChatMessage", sendable(message))
+    return message
+
+
 def sendable(value: Any) -> Any:
     """Return a copy of a JSON value in which all text is valid UTF-8."""
     if isinstance(value, str):

@@ -121,8 +121,10 @@ def interrupted(steps: tuple[Part, ...]) -> tuple[ToolResult, ...]:
     called = [part.id for part in steps if isinstance(part, ToolCall)]
     if called == [part.id for part in steps if isinstance(part, ToolResult)]:
         return ()
-    own = set(map(id, steps))
-    return tuple(part for part in repaired(steps) if isinstance(part, ToolResult) and id(part) not in own)
+    result_of, _ = _pairs(steps)
+    return tuple(
+        _stand_in(part) for at, part in enumerate(steps) if isinstance(part, ToolCall) and at not in result_of
+    )
 
 
 def _stand_in(call: ToolCall) -> ToolResult:

@@ -8,22 +8,19 @@ and results first in what it is told, as chat messages have them; where they did
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 import msgspec
 
 from memkit.adapters.changes import change_of, changed
-from memkit.content import Blob, Content, Known, Opaque, Part, Text, ToolCall, ToolResult, parts_of, text_of
+from memkit.content import Content, Known, Opaque, Part, Text, ToolCall, ToolResult, parts_of, text_of
 from memkit.errors import FormatError
 from memkit.items import with_extra
-from memkit.messages import sendable
+from memkit.messages import cleaned
 from memkit.rawjson import difference, parse_json, restored, to_json
 from memkit.run import Run, new_id
-from memkit.steps import repairs
 
 Block: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]
@@ -100,13 +97,9 @@ def checked(messages: Sequence[Any]) -> tuple[list[Message], list[tuple[int, str
         message = to_json(given, f"message {index}", DEPTH)
         if not isinstance(message, dict):
             raise FormatError(f"message {index} is a {type(given).__name__}, not a dict")
-        copy = cast("Message", message)
-        try:
-            msgspec.json.encode(copy)
-        except UnicodeEncodeError:
-            copy = cast("Message", sendable(copy))
+        copies.append(cleaned(cast("Message", message)))
+        if copies[-1] is not message:
             repairs.append((index, "text that is not valid Unicode is replaced by U+FFFD"))
-        copies.append(copy)
     return copies, repairs
 
 
@@ -210,22 +203,6 @@ def mark_of(dialect: Dialect, part: Part) -> dict[str, Any]:
     kept = parse_json(part.raw) if isinstance(part, Opaque) else part.extra
     found = kept.get(dialect.name)
     return dict(cast("Mapping[str, Any]", found)) if isinstance(found, Mapping) else {}
-
-
-def blob_of(media_type: str, data: object, altchars: bytes | None = None) -> Blob | None:
-    """Return the bytes of base64, if that is what would be made of them again."""
-    if not isinstance(data, str):
-        return None
-    try:
-        decoded = base64.b64decode(data, altchars, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return Blob(media_type, decoded) if base64.b64encode(decoded, altchars).decode() == data else None
-
-
-def repairs_of(steps: tuple[Part, ...], sources: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Yield what `repaired` does to these steps, and the messages to which it does it."""
-    return ((sources[index], what) for index, what in repairs(steps))
 
 
 # --- from a run to messages ---

@@ -27,7 +27,7 @@ from memkit.content import (
 )
 from memkit.errors import FormatError
 from memkit.items import Given, as_dict, as_str, call_of, listed, part_of, with_extra
-from memkit.messages import ChatMessage, content_message, run_messages, sendable, step_message
+from memkit.messages import ChatMessage, cleaned, content_message, run_messages, step_message
 from memkit.rawjson import difference
 from memkit.run import Run, new_id
 from memkit.steps import repairs
@@ -57,20 +57,20 @@ def to_runs(messages: Iterable[Given]) -> Imported:
         FormatError: not a list of chat messages; it names the index of the culprit.
     """
     given = [_checked(index, message) for index, message in enumerate(listed(messages, "chat messages"))]
-    cleaned = [_cleaned(message) for message in given]
+    clean = list(map(cleaned, given))
     found = [
         (index, "text that is not valid Unicode is replaced by U+FFFD")
-        for index, (before, after) in enumerate(zip(given, cleaned, strict=True))
+        for index, (before, after) in enumerate(zip(given, clean, strict=True))
         if before is not after
     ]
-    talk = next((i for i, message in enumerate(cleaned) if message["role"] not in _SYSTEM), len(cleaned))
+    talk = next((i for i, message in enumerate(clean) if message["role"] not in _SYSTEM), len(clean))
     runs: list[Run] = []
-    for start, stop in _exchanges(cleaned, talk):
-        run, sources = _run(cleaned, start, stop)
+    for start, stop in _exchanges(clean, talk):
+        run, sources = _run(clean, start, stop)
         runs.append(run)
         found.extend((sources[at], what) for at, what in repairs(run.steps))
     reports = tuple(f"message {index}: {what}" for index, what in sorted(found))
-    return Imported(tuple(cleaned[:talk]), tuple(runs), reports)
+    return Imported(tuple(clean[:talk]), tuple(runs), reports)
 
 
 def to_messages(runs: Iterable[Run]) -> list[ChatMessage]:
@@ -98,14 +98,6 @@ def _checked(index: int, given: object) -> ChatMessage:
     calls: Any = message.get("tool_calls") or []
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in cast("Sequence[Any]", calls)):
         raise FormatError(f"{where} has tool_calls that are not a list of dicts")
-    return message
-
-
-def _cleaned(message: ChatMessage) -> ChatMessage:
-    try:
-        msgspec.json.encode(message)
-    except UnicodeEncodeError:
-        return cast("dict[str, Any]", sendable(message))
     return message
 
 

@@ -23,17 +23,16 @@ from memkit.adapters.blocks import (
     marked,
     messages_of,
     part_of,
-    repairs_of,
     run_of,
     said_parts,
 )
 from memkit.content import Content, ContentLike, parts_of, text_of, to_content
 from memkit.conversation import View
 from memkit.errors import FormatError
-from memkit.items import Dumpable
+from memkit.items import Dumpable, listed
 from memkit.messages import is_skipped, sendable, summary_block
 from memkit.run import Run
-from memkit.steps import repaired
+from memkit.steps import repaired, repairs
 
 FIRST: Final = "[The assistant spoke first.]"
 """What stands before an answer that nobody asked for, since a prompt begins with a user."""
@@ -57,10 +56,7 @@ def to_runs(messages: Iterable[Any]) -> Imported:
     Raises:
         FormatError: not a list of messages; it names the index of the culprit.
     """
-    kind = cast("type", type(messages))
-    if issubclass(kind, str | bytes | Mapping) or not issubclass(kind, Iterable):
-        raise FormatError(f"messages come as a list of dicts, not as a {kind.__name__}")
-    given, repairs = checked([_dumped(message) for message in messages])
+    given, found = checked([_dumped(message) for message in listed(messages, "messages")])
     for index, message in enumerate(given):
         _check(index, message)
     runs: list[Run] = []
@@ -69,8 +65,8 @@ def to_runs(messages: Iterable[Any]) -> Imported:
         said = _input(given[start]) if begins else ()
         run, sources = run_of(DIALECT, said, list(enumerate(given))[start + begins : stop])
         runs.append(run)
-        repairs.extend(repairs_of(run.steps, sources))
-    return Imported(tuple(runs), tuple(f"message {index}: {what}" for index, what in sorted(repairs)))
+        found.extend((sources[at], what) for at, what in repairs(run.steps))
+    return Imported(tuple(runs), tuple(f"message {index}: {what}" for index, what in sorted(found)))
 
 
 def to_messages(runs: Iterable[Run]) -> list[Message]:

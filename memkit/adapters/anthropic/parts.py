@@ -8,8 +8,9 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from memkit.adapters.blocks import Block, Message, Opened, Side, blob_of, blocks_of, opaque, part_of
+from memkit.adapters.blocks import Block, Message, Opened, Side, blocks_of, opaque, part_of
 from memkit.content import Blob, Content, Json, Known, Opaque, Part, Ref, Text, ToolCall, ToolResult, text_of
+from memkit.items import blob_of
 from memkit.items import part_of as part_of_chat
 from memkit.messages import content_item
 from memkit.rawjson import difference, load_text, restored, to_json

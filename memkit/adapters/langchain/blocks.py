@@ -7,13 +7,12 @@ in its own words. What only LangChain has of a block or a call is kept in the pa
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final, TypeVar, cast
 
 from memkit.content import Blob, Content, Json, Known, Opaque, Part, Ref, Text, ToolCall, clean, text_of
-from memkit.items import as_str, part_of, with_extra
+from memkit.items import as_str, blob_of, part_of, with_extra
 from memkit.rawjson import difference, load_text, restored
 
 K = TypeVar("K", bound=Known)
@@ -94,20 +93,11 @@ def _own_part(item: Mapping[str, Any]) -> Text | Blob | Ref | None:
         case {"type": "text", "text": str(text)}:
             return Text(text)
         case {"type": str(kind), "base64": str(data), "mime_type": str(media_type)} if kind in _MEDIA:
-            return _blob(media_type, data)
+            return blob_of(media_type, data)
         case {"type": str(kind), "url": str(url)} if kind in _MEDIA:
             return Ref(url, as_str(item.get("mime_type")) or ("" if kind == "image" else kind))
         case _:
             return None
-
-
-def _blob(media_type: str, data: str) -> Blob | None:
-    """Return the bytes of base64, if that is what would be made of them again."""
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return Blob(media_type, decoded) if base64.b64encode(decoded).decode() == data else None
 
 
 def _own_block(part: Text | Blob | Ref) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from memkit.adapters.blocks import (
     Message,
     Opened,
     Side,
-    blob_of,
     mark_of,
     marked,
     opaque,
@@ -29,6 +28,7 @@ from memkit.content import (
     ToolResult,
     text_of,
 )
+from memkit.items import blob_of
 from memkit.items import part_of as part_of_chat
 from memkit.messages import content_item
 from memkit.rawjson import difference, load_text, parse_json, restored, to_json

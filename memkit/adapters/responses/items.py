@@ -15,16 +15,13 @@ An item that is nothing like parts is an `Opaque`, inside an envelope that tells
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
-
-import msgspec
 
 from memkit.content import Blob, Content, Json, Known, Opaque, Part, Ref, Text, ToolCall, ToolResult, text_of
 from memkit.items import as_str, part_of, with_extra
 from memkit.messages import content_item
-from memkit.rawjson import difference, parse_json, restored
+from memkit.rawjson import difference, dump_json, parse_json, restored
 
 Item: TypeAlias = dict[str, Any]
 
@@ -72,7 +69,7 @@ def parts_of_item(item: Item, speaker: str) -> tuple[Part, ...]:
     elif isinstance(kind, str) and kind in _OUTPUTS:
         parts, mark = (_output(item, kind),), {} if kind == "function_call_output" else {"type": kind}
     else:
-        return (Opaque(_encoded({"kind": FORMAT, "item": item})),)
+        return (Opaque(dump_json({"kind": FORMAT, "item": item})),)
     parts = _marked(parts, mark)
     parts = _marked(parts, {**mark, **difference(_written(parts, speaker), item)})
     return _for_chat(parts, mark)
@@ -114,7 +111,7 @@ def _message(item: Item, role: str) -> tuple[tuple[Known, ...], dict[str, Any]]:
 
 def _call(item: Item, kind: str) -> ToolCall:
     asked = item.get(_CALLS[kind], "")
-    arguments = asked if isinstance(asked, str) else _encoded(asked).decode()
+    arguments = asked if isinstance(asked, str) else dump_json(asked).decode()
     name = as_str(item.get("name")) if kind in _NAMED_CALLS else kind.removesuffix("_call")
     return ToolCall(_call_id(item), name, arguments)
 
@@ -176,13 +173,6 @@ def _for_chat(parts: tuple[Known, ...], mark: Mapping[str, Any]) -> tuple[Known,
     elif len(parts) == 1 and isinstance(first, Text) and first.extra:
         first = with_extra(first, "chat", {})
     return (first, *parts[1:])
-
-
-def _encoded(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # a lone surrogate
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 # --- parts to items ---
