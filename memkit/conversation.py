@@ -123,13 +123,13 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         """Return positions and runs of the window, after Extend, Amend and Retract."""
         return resolve(self.entries, self.start)
 
-    def appended(self, entries: Sequence[Entry]) -> Conversation:
+    def appended(self, entries: tuple[Entry, ...]) -> Conversation:
         """Return the conversation with entries added at its end."""
-        return msgspec.structs.replace(self, entries=(*self.entries, *entries), end=self.end + len(entries))
+        return msgspec.structs.replace(self, entries=self.entries + entries, end=self.end + len(entries))
 
-    def prepended(self, entries: Sequence[Entry]) -> Conversation:
+    def prepended(self, entries: tuple[Entry, ...]) -> Conversation:
         """Return the conversation with the entries that lie just before its window."""
-        return msgspec.structs.replace(self, entries=(*entries, *self.entries), start=self.start - len(entries))
+        return msgspec.structs.replace(self, entries=entries + self.entries, start=self.start - len(entries))
 
     def from_position(self, start: int) -> Conversation:
         """Return the conversation without the entries before `start`, which stay in the store."""

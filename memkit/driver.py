@@ -19,6 +19,13 @@ T = TypeVar("T")
 MAX_KEY_BYTES: Final = 1024
 """The longest key of a conversation, in bytes of UTF-8."""
 
+MAX_LOAD: Final = 2 * 1024 * 1024
+"""About how many bytes a load returns at most, if that is more than one entry; the rest stays in front.
+
+What arrives is decoded in a thread, and whatever a thread of Python does for longer than 5 ms, an event loop
+waits for.
+"""
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One entry of a log: an id that is the entry's own, and its encoded form."""

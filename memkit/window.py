@@ -6,7 +6,9 @@ decoded and counted once; what is large is decoded, encoded and counted in worke
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final, TypeVar
 
 import msgspec
@@ -69,17 +71,27 @@ class Window:
         return None
 
     async def load_older(self) -> None:
-        """Read as many entries before the window as it holds already, at least a page."""
+        """Read at least as many entries before the window as it holds already, and join them once."""
         now = self.conversation
-        size = max(PAGE, len(now.entries))
-        log = await self._driver.load(now.key, max(now.base, now.start - size), now.start)
-        self._check_epoch(log)
-        entries = await self._entries(log)
+        low = max(now.base, now.start - max(PAGE, len(now.entries)))
+        enough = now.start - len(now.entries)
+        pages: deque[tuple[Entry, ...]] = deque()
+        begin = now.start
+        while True:
+            log = await self._driver.load(now.key, low, begin)
+            self._check_epoch(log)
+            entries = await self._entries(log)
+            if self.conversation.epoch != log.epoch:
+                return  # cleared meanwhile
+            if entries:
+                pages.appendleft(entries)
+                begin = log.start
+            if not entries or begin <= max(low, enough):
+                break
         now = self.conversation
-        if now.epoch != log.epoch:
-            return  # cleared meanwhile
-        if log.start + len(entries) == now.start:
-            now = now.prepended(entries)
+        older = tuple(chain.from_iterable(pages))
+        if begin + len(older) == now.start:
+            now = now.prepended(older)
         self.conversation = now.trimmed(log.base)
 
     async def reach(self, position: int) -> None:

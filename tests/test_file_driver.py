@@ -439,7 +439,7 @@ async def test_any_slice_of_a_long_log_is_found(tmp_path: Path) -> None:
 async def test_a_page_is_bounded_in_bytes_and_the_rest_is_in_front(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "PAGE_BYTES", 100_000)
+    monkeypatch.setattr(store, "MAX_LOAD", 100_000)
     driver = FileDriver(tmp_path)
     bodies = [record(f"r{number}", 30_000).body for number in range(30)]
     for number, body in enumerate(bodies):
@@ -453,6 +453,29 @@ async def test_a_page_is_bounded_in_bytes_and_the_rest_is_in_front(
         stop, loads = log.start, loads + 1
     assert found == bodies
     assert loads > 3
+
+
+async def test_a_line_that_is_rolled_back_between_two_reads_is_not_shown_beside_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 1_000)
+    path = the_file(tmp_path)
+    size = path.stat().st_size
+    before = await driver.load("k", 0)
+    await driver.commit("k", b'{"n":1}', revision=before.revision)
+    pread = os.pread
+    large: list[int] = []
+
+    def rolling_back(fd: int, count: int, offset: int) -> bytes:
+        if count > store.BLOCK:
+            large.append(count)
+            os.truncate(path, size)
+        return pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", rolling_back)
+    assert await driver.load("k", 0) == before
+    assert len(large) == 2, "one try, and the one after it"
 
 
 # --- what must be gone ---

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from memkit.conversation import View
-from memkit.driver import Driver
+from memkit.driver import Driver, Log
 from memkit.drivers.file import FileDriver
 from memkit.drivers.inmemory import InMemoryDriver
 from memkit.errors import BudgetError, ConflictError
 from memkit.memory import Memory
 from memkit.run import Amend, Extend, Retract, Run
 from memkit.strategies import Strategy, compose, everything, last_runs, pin, prune, since, where
-from tests.memories import Spy, Words, ids, inputs, run, store, summarize
+from tests.memories import Spy, Stingy, Words, ids, inputs, run, store, summarize
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +91,64 @@ async def test_pages_double_while_the_view_is_open(strategy: Strategy, pages: li
         await memory.append(run(1000))
         assert ids(memory.view().runs)[-1:] == ["r1000"][:kept]
         assert not spy.slices
+
+
+async def test_a_long_history_is_joined_a_few_times_however_small_the_pages_of_a_store_are() -> None:
+    driver = InMemoryDriver()
+    await store(driver, "k", map(run, range(3_000)))
+    seen: list[int] = []
+
+    def noting(view: View) -> View:
+        seen.append(len(view.runs))
+        return view
+
+    stingy = Stingy(driver, 10)
+    async with Memory(stingy, "k", strategy=noting) as memory:
+        assert ids(memory.view().runs) == [f"r{n}" for n in range(3_000)]
+    assert stingy.calls["load"] == 300
+    assert seen == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3000, 3000]  # the last by `memory.view()`
+
+
+async def test_of_heavy_entries_no_more_are_read_than_there_were() -> None:
+    """A page is full of bytes long before it is full of entries, and the strategy wants few of them."""
+    driver = InMemoryDriver()
+    await store(driver, "k", map(run, range(1000)))
+    stingy = Stingy(driver, 2)
+    async with Memory(stingy, "k", strategy=last_runs(5)) as memory:
+        assert len(memory.view().runs) == 5
+        assert len(memory.conversation.entries) == 8
+    assert stingy.calls["load"] == 4
+
+
+async def test_a_trim_by_others_in_the_middle_of_reading_back() -> None:
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(1000)))
+
+    class Trimmed(Stingy):
+        async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
+            if self.calls["load"] == 7:
+                await inner.trim("k", 990)
+            return await super().load(key, start, stop)
+
+    async with Memory(Trimmed(inner, 10), "k", strategy=everything) as memory:
+        assert ids(memory.view().runs) == [f"r{n}" for n in range(990, 1000)]
+        assert (memory.conversation.base, memory.conversation.start) == (990, 990)
+
+
+async def test_what_is_begun_anew_in_the_middle_of_reading_back() -> None:
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(1000)))
+
+    class BegunAnew(Stingy):
+        async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
+            if self.calls["load"] == 7:
+                await inner.delete("k")
+                await store(inner, "k", map(run, range(2000, 3000)))
+            return await super().load(key, start, stop)
+
+    with pytest.raises(ConflictError, match="refresh"):
+        async with Memory(BegunAnew(inner, 10), "k", strategy=everything):
+            pass
 
 
 async def test_a_summary_is_read_back_to_where_it_was_made() -> None:

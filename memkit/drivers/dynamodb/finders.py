@@ -16,7 +16,7 @@ from memkit.drivers.dynamodb.requests import Reading, Requests, together
 from memkit.errors import FormatError
 
 MAX_LOAD: Final = 8 * 1024 * 1024
-"""About how many bytes are loaded at a time at most; the rest stays in front."""
+"""About how many bytes are loaded at a time at most: some requests of 1 MB at once. The rest stays in front."""
 
 _AT_ONCE: Final = 8
 _BATCH: Final = 100

@@ -59,7 +59,7 @@ class FileDriver:
         return f"FileDriver({str(self._directory)!r}, durable={self._durable})"
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
-        """Return head and entries `start:stop` of one moment, about 8 MiB of them at most, without a lock."""
+        """Return head and entries `start:stop` of one moment, about 2 MiB of them at most, without a lock."""
         file = self._file(key)
         return await self._read(key, lambda: file.load(start, stop))
 

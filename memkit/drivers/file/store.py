@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from memkit.driver import (
+    MAX_LOAD,
     Appended,
     Log,
     Record,
@@ -56,9 +57,6 @@ from memkit.drivers.file.reading import (
 from memkit.errors import FormatError
 
 T = TypeVar("T")
-
-PAGE_BYTES: Final = 8 * 1024 * 1024
-"""About how many bytes one load returns at most, if that is more than one entry."""
 
 _TRIES: Final = 8
 _COMMITS_KEPT: Final = 256  # after so many commits the file is written anew without what is left of old heads
@@ -112,7 +110,7 @@ class ConversationFile:
                 size = offset_of(fd, now, high)
                 tail = Backwards(fd, len(now.raw_header), size)
             try:
-                first, found = bodies_of(*tail.lines(low, size, PAGE_BYTES))
+                first, found = bodies_of(*tail.lines(low, size, MAX_LOAD))
             except (ValueError, KeyError, msgspec.MsgspecError) as error:
                 raise self._damaged(str(error)) from error
             if first + len(found) < high:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
-from memkit.driver import Appended, Log, Record, check_key, new_epoch, position_of
+from memkit.driver import MAX_LOAD, Appended, Log, Record, check_key, new_epoch, position_of
 from memkit.drivers.redis import scripts
 from memkit.drivers.redis.commands import Command
 from memkit.drivers.redis.lanes import Lanes
@@ -97,9 +97,9 @@ class RedisDriver:
         return f"RedisDriver({type(self._client).__name__}, prefix={self._prefix_text!r})"
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
-        """Return head and entries `start:stop` of one moment, 5 000 of them or about 8 MiB at most."""
+        """Return head and entries `start:stop` of one moment, 5 000 of them or about 2 MiB at most."""
         args = [_position(start), b"" if stop is None else _position(stop), self._read_ttl]
-        size = min(_wanted(start, stop) * _ABOUT, scripts.MAX_LOAD)
+        size = min(_wanted(start, stop) * _ABOUT, MAX_LOAD)
         return await self._call(scripts.LOAD, key, args, partial(loaded, key), is_write=False, reply_size=size)
 
     async def append(

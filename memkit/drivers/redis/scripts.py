@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
-VERSION: Final = 1
+from memkit.driver import MAX_LOAD
 
-MAX_LOAD: Final = 8 * 1024 * 1024
-"""How many bytes of records a load returns at most, if it is more than one record; the rest stays in front."""
+VERSION: Final = 1
 
 MAX_ENTRIES: Final = 5_000
 """How many records a load returns at most: the server does nothing else meanwhile."""

@@ -78,7 +78,7 @@ class SqliteDriver:
         await to_thread.run_sync(close, limiter=worker_threads())
 
     async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
-        """Return head and entries `start:stop` of one moment, about 8 MiB of them at most."""
+        """Return head and entries `start:stop` of one moment, about 2 MiB of them at most."""
         check_key(key)
         return await self._read(lambda connection: load(connection, key, start, stop))
 

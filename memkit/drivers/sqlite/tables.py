@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from memkit.driver import (
+    MAX_LOAD,
     Appended,
     Log,
     Record,
@@ -26,9 +27,6 @@ T = TypeVar("T")
 
 _MAX_VACUUM: Final = 64 * 1024 * 1024
 """Up to so many bytes a database is written anew after a redaction: about half a second."""
-
-MAX_LOAD: Final = 8 * 1024 * 1024
-"""About how many bytes a load returns at most; the rest stays in front."""
 
 _MAX_KNOWN: Final = 10_000
 _MAX_VARIABLES: Final = 500
