@@ -16,7 +16,8 @@ import anyio
 from benchmarks import cache, concurrency, files, lag, opening, process, prune, sqlite, summaries
 from benchmarks.figures import results
 from benchmarks.measure import Row, Sitting, shown
-from benchmarks.report import about, console, progress, show, show_results, write_json
+from benchmarks.report import about, console, described, progress, show, write_json
+from benchmarks.tables import table_of_figures, tables
 from benchmarks.vocabulary import unpack
 
 Group: TypeAlias = Callable[[Sitting], Awaitable[list[Row]]]
@@ -77,7 +78,8 @@ def run(groups: list[str], sitting: Sitting) -> dict[str, list[Row]]:
         for name in groups:
             display.group(name)
             found[name] = _measured(name, display.sitting)
-            show(name, found[name])
+            for table in tables(name, found[name]):
+                show(table)
             display.done()
     return found
 
@@ -101,15 +103,14 @@ def main() -> None:
     options = _options()
     sitting = Sitting(quick=options.quick, peers=options.peers, runs=options.runs, data=options.data)
     facts = about(sitting)
-    versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
-    console.print(f"one core of {facts['cpu']}, {facts['python']}, texts {facts['data']}; {versions}")
+    console.print(described(facts))
     console.print("medians, and the middle half of the rounds; ~ is extrapolated from shorter histories")
     pin()
     with tempfile.TemporaryDirectory(prefix="memkit-") as folder:
         unpack(Path(folder))
         found = run(options.groups or list(GROUPS), sitting)
     if options.check:
-        show_results(results(found))
+        show(table_of_figures(results(found)))
     if options.json:
         write_json(options.json, facts, found, results(found))
     if options.plot:

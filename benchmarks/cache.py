@@ -249,7 +249,7 @@ def _histories(counter: TokenCounter, data: Path | None, *, quick: bool) -> dict
     joined = tuple(run for _, talk in talks for run in talk)
     return {
         f"{len(talks)} conversations, each": talks,
-        f"the same joined, {len(joined):,} runs": [(talks[0][0], joined)],
+        f"{len(talks)} conversations joined, {len(joined):,} runs": [(talks[0][0], joined)],
     }
 
 

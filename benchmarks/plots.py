@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import OURS, Row, Timing, readable
-from benchmarks.report import charts
+from benchmarks.tables import charts
 
 INK = "#757b82"
 FAINT = "#757b8240"
@@ -112,6 +112,8 @@ def _store(name: str, found: Mapping[str, Lines]) -> tuple[str, Any] | None:
 
 def _draw(axis: Any, lines: Lines, *, labelled: bool) -> None:
     """Draw lines on logarithmic axes; what is extrapolated is dashed, and its points are hollow."""
+    from matplotlib.ticker import LogLocator
+
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("runs in the conversation")
@@ -130,6 +132,9 @@ def _draw(axis: Any, lines: Lines, *, labelled: bool) -> None:
         _line(axis, points, ink, is_ours=is_ours)
         end = max(points)
         ends.append((name, points[end].median, ink))
+    low, high = axis.get_ylim()
+    if high < 100 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if labelled:
         _label(axis, last, ends)
 
@@ -207,7 +212,8 @@ def _concurrency(rows: Iterable[Row]) -> tuple[str, Any] | None:
     for place, name in enumerate(names):
         is_ours = name.startswith(ours)
         axis.barh(place, rates[name], color=OURS_INKS[0] if is_ours else FAINT, height=0.68)
-        axis.text(rates[name], place, f" {rates[name]:,.0f}", va="center", fontsize=9)
+        value = f"{rates[name]:,.0f}"
+        axis.annotate(value, (rates[name], place), (4, 0), textcoords="offset points", va="center", fontsize=9)
     labels = [f"{OURS}, {name}" if name.startswith(ours) else name for name in names]
     axis.set_yticks(range(len(names)), labels)
     for label, name in zip(axis.get_yticklabels(), names, strict=True):

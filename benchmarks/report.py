@@ -1,4 +1,4 @@
-"""What is shown and what is written down: progress, tables, a file for programs."""
+"""What is shown while it is measured, and what is written down for programs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Table as Grid
 
 from benchmarks.corpus import SEED
 from benchmarks.figures import Result
-from benchmarks.measure import OURS, Row, Sitting, Timing, readable
+from benchmarks.measure import OURS, Row, Sitting
+from benchmarks.tables import Table
 
 PACKAGES = (
     "memkit", "msgspec", "anyio", "tiktoken", "toktok-rs", "aiofiles", "redis", "hiredis", "aioboto3", "griptape",
@@ -75,69 +76,14 @@ def left_out(name: str, error: Exception) -> None:
     console.print(f"{name} is left out: {type(error).__name__}: {error}", markup=False)
 
 
-# --- tables ---
-
-
-def show(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows of a group, and each chart as a table."""
-    has_peers = any(row.peer for row in rows)
-    table = Table(title=title, title_justify="left")
-    names = ["what", "measured", "limit", "ratio", "target", "", *(["best peer", "x memkit"] if has_peers else [])]
-    for name in names:
-        table.add_column(name, justify="right" if name in {"ratio", "x memkit"} else "left")
-    for row in rows:
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        mark = "" if row.reached is None else "reached" if row.reached else "NOT reached"
-        times = "" if row.peer_ratio is None else times_of(row.peer_ratio)
-        cells = [row.what, row.measured, row.limit, ratio, row.target, mark]
-        table.add_row(*cells, *([row.peer, times] if has_peers else []))
-    console.print(table)
-    for chart, lines in charts(rows).items():
-        if len(lines) > 2:
-            _show_chart(chart, lines)
-
-
-def charts(rows: Sequence[Row]) -> dict[str, dict[str, dict[float, Timing]]]:
-    """Return the points of all lines of all charts: by chart, name of the library, and x."""
-    found: dict[str, dict[str, dict[float, Timing]]] = {}
-    for row in rows:
-        for name, timing in row.timings.items() if row.chart else ():
-            found.setdefault(row.chart, {}).setdefault(name, {})[row.x] = timing
-    return found
-
-
-def _show_chart(chart: str, lines: Mapping[str, Mapping[float, Timing]]) -> None:
-    sizes = sorted({x for points in lines.values() for x in points})
-    table = Table(title=f"{chart}, by runs held", title_justify="left")
-    table.add_column("")
-    for size in sizes:
-        table.add_column(f"{size:,.0f}", justify="right")
-    for name, points in lines.items():
-        cells = [_cell(points[size]) if size in points else "" for size in sizes]
-        table.add_row(name, *cells, style="bold" if name.startswith(OURS) else "")
-    console.print(table)
-
-
-def _cell(timing: Timing) -> str:
-    return f"{'~' if timing.extrapolated else ''}{readable(timing.median)}"
-
-
-def show_results(results: Sequence[Result]) -> None:
-    """Print whether each figure of the design is reached."""
-    table = Table(title="the figures of the design", title_justify="left")
-    for name in ("what", "to reach", "measured", ""):
-        table.add_column(name)
-    named: set[str] = set()
-    for result in results:
-        mark = {None: "", True: "reached", False: "NOT reached"}[result.reached]
-        table.add_row("" if result.name in named else result.name, result.target, result.measured, mark)
-        named.add(result.name)
-    console.print(table)
-
-
-def times_of(ratio: float) -> str:
-    """Return how many times as much something is."""
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
+def show(table: Table) -> None:
+    """Print a table."""
+    grid = Grid(title=table.title, title_justify="left")
+    for head in table.heads:
+        grid.add_column(head, justify="right" if table.is_number(head) else "left")
+    for cells in table.lines:
+        grid.add_row(*cells, style="bold" if table.is_chart and cells[0].startswith(OURS) else "")
+    console.print(grid)
 
 
 # --- for programs ---
@@ -157,6 +103,12 @@ def about(sitting: Sitting) -> dict[str, Any]:
         "quick": sitting.quick,
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """Return in a line what it was measured on and with."""
+    versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
+    return f"one core of {facts['cpu']}, {facts['python']}, texts {facts['data']}; {versions}"
 
 
 def write_json(

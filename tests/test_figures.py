@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.figures import FIGURES, results
 from benchmarks.measure import Row
+from benchmarks.page import MARK
 from memkit import Driver, FileDriver, InMemoryDriver, JsonCodec, Memory, Run, everything, prune
 from memkit.drivers.sqlite import SqliteDriver
 from memkit.run import Entry
@@ -131,6 +132,16 @@ def test_what_a_run_takes_in_memory_and_a_turn_in_the_store(tmp_path: Path) -> N
     assert reached == {"a turn of 20 tool calls stored as they come": True, "memory": True}
     assert set(written["groups"]) == {"turn", "memory"}
     assert {"python", "cpu", "versions", "seed", "date"} <= set(written["about"])
+    assert "extrapolated" in said
+
+    page = tmp_path / "page.md"
+    page.write_text(f"# Mine\n\n{MARK}\nold tables\n")
+    python("-m", "benchmarks.page", str(page), str(out))
+    tables = page.read_text().removeprefix(f"# Mine\n\n{MARK}")
+    assert "old tables" not in tables
+    for row in [row for rows in written["groups"].values() for row in rows]:
+        assert f"\n| {row['what']} | {row['measured']} | {row['limit']} | " in tables
+    assert tables.count("| reached |") == 2 * len(reached)
 
 
 def python(*arguments: str) -> str:
