@@ -61,9 +61,10 @@ async def _run(folder: Path, *, writers: int, count: int, loads: int, trims: boo
                 continue
             next_kill = time.monotonic() + 0.05
             for writer, process in list(running.items()):
-                if process.exitcode == 0:
+                code = process.exitcode
+                if code == 0:
                     del running[writer]
-                elif process.exitcode is not None:
+                elif code is not None:
                     running[writer] = _start("write", folder, writer, count)
             if running and log.end > grown_to:  # a busy machine must not be kept from getting anywhere
                 running[rng.choice(list(running))].kill()

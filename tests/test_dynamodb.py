@@ -126,7 +126,7 @@ CONTRACT = [
     pytest.param(check, key, id=f"{layout}-{check}", marks=pytest.mark.long if key is None and is_slow else ())
     for layout, key in LAYOUTS.items()
     for check in driver_checks()
-    for is_slow in [check.group in {"cancellation", "concurrency", "large"}]
+    for is_slow in [check.group in {"cancellation", "concurrency", "expire", "large", "retries", "slices"}]
 ]
 """All of it on both layouts, some of the second in the long runs."""
 

@@ -46,7 +46,7 @@ async def proxy(dynamodb: DynamoDB) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
-@pytest.fixture(params=["sort key", "partition key only"])
+@pytest.fixture(params=["sort key", pytest.param("partition key only", marks=pytest.mark.long)])
 def layout(request: pytest.FixtureRequest, dynamodb: DynamoDB) -> dict[str, Any]:
     """The name of a table of each layout, and how to connect to it."""
     if request.param == "sort key":

@@ -480,9 +480,9 @@ async def test_hostile_keys_and_ids_are_kept_apart(path: Path) -> None:
 async def test_every_key_is_listed_once_whatever_the_pages_are(path: Path, count: int) -> None:
     async with SqliteDriver(path) as driver:
         names = [f"user:{number:04}" for number in range(count)]
-        await together(
-            driver, *(lambda key=key: driver.append(key, [record("a")]) for key in ["user", *names, "v"])
-        )
+        async with create_task_group() as tasks:
+            for key in ["user", *names, "v"]:
+                tasks.start_soon(driver.append, key, [record("a")])
         assert [key async for key in driver.list_keys("user:")] == names
         assert [key async for key in driver.list_keys()] == ["user", *names, "v"]
         assert [key async for key in driver.list_keys("w")] == []

@@ -385,10 +385,11 @@ async def _run(path: Path, count: int, every: float, durable: bool) -> int:
                 continue
             kill_at = time.monotonic() + every
             for writer, process in list(running.items()):
-                if process.exitcode == 0:
+                code = process.exitcode
+                if code == 0:
                     del running[writer]
-                elif process.exitcode is not None:
-                    assert process.exitcode < 0, "a writer has failed"
+                elif code is not None:
+                    assert code < 0, "a writer has failed"
                     running[writer] = _start(path, writer, count, durable)
             if running and log.end > grown_to:  # a busy machine must not be kept from getting anywhere
                 running[rng.choice(list(running))].kill()

@@ -160,21 +160,25 @@ local low = math.min(math.max(base, from), stop)
 high = math.max(low, high)
 
 -- Backwards, in slices that grow only while records turn out to be short.
-local records, size, longest, at, slice = {}, 0, 1, high, 8
-while at > low and #records < MAX_ENTRIES and size < MAX_LOAD do
+local records, count, size, longest, at, slice = {}, 0, 0, 1, high, 8
+while at > low and count < MAX_ENTRIES and size < MAX_LOAD do
   local first, fields = math.max(low, at - slice, high - MAX_ENTRIES), {}
-  for position = first, at - 1 do fields[#fields + 1] = digits(position) end
+  for position = first, at - 1 do fields[position - first + 1] = position end
   local part = redis.call('HMGET', key, unpack(fields))
-  for i = #part, 1, -1 do
-    if not part[i] then return {'damaged', first + i - 1} end
-    size, longest = size + #part[i], math.max(longest, #part[i])
-    if size > MAX_LOAD and #records > 0 then break end
-    records[#records + 1] = part[i]
+  for i = at - first, 1, -1 do
+    local record = part[i]
+    if not record then return {'damaged', first + i - 1} end
+    local length = #record
+    size = size + length
+    if length > longest then longest = length end
+    if size > MAX_LOAD and count > 0 then break end
+    count = count + 1
+    records[count] = record
   end
   at, slice = first, math.min(slice * 4, 512, math.max(1, math.floor((MAX_LOAD - size) / longest)))
 end
 prolong(ttl)
-return {base, stop, high - #records, values[2], values[5] or values[2], values[6], records}
+return {base, stop, high - count, values[2], values[5] or values[2], values[6], records}
 """
 
 _COMMIT: Final = """
