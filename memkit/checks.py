@@ -70,7 +70,8 @@ def _check_entry(entry: Entry, *taken: str) -> bool:
     has_extra = _check_extra(entry, "extra", *taken)
     if isinstance(entry, Run):
         to_json(entry.created_at, "created_at")
-        to_json(entry.meta, "meta")
+        if entry.meta is not EMPTY:
+            to_json(entry.meta, "meta")
         has_extra |= check_content(entry.input, "input")
         has_extra |= check_parts(entry.steps, "steps")
         has_extra |= check_content(entry.output, "output")

@@ -92,6 +92,19 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             omitted=self.omitted + len(self.runs) - len(kept),
         )
 
+    def extended(self, runs: tuple[Run, ...], positions: range) -> View:
+        """Add newer runs, at what they cost if these are priced."""
+        known, sums, counter = self.positions, self.sums, self.counter
+        if sums is not None and counter is not None:
+            prices = accumulate((cost_of(run, counter) for run in runs), initial=sums[-1])
+            sums = [*sums[:-1], *prices]
+        return msgspec.structs.replace(
+            self,
+            runs=self.runs + runs,
+            positions=_joined(known, positions),
+            sums=sums,
+        )
+
     def changed(self, runs: tuple[Run, ...]) -> View:
         """Put other runs, one for one, in the place of these. Their prices are worked out when asked for."""
         return msgspec.structs.replace(self, runs=runs, sums=None)
@@ -100,6 +113,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         """Return the view with the price of every run. Tokenises only runs not counted under this name."""
         sums = list(accumulate((cost_of(run, counter) for run in self.runs), initial=0))
         return msgspec.structs.replace(self, counter=counter, sums=sums)
+
+
+def _joined(known: Sequence[int], more: range) -> Sequence[int]:
+    if isinstance(known, range) and known.stop == more.start:
+        return range(known.start, more.stop)
+    return [*known, *more]
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):

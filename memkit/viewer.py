@@ -44,7 +44,7 @@ class Viewer:
             raise BudgetError(f"the tokens reserved for other things must not be negative, but are {reserved}")
         now = self._window.conversation
         if self._full is None or self._full[0] is not now:
-            self._full = now, self._priced(now.view(use_summary=self._use_summary))
+            self._full = now, self._grown(now) or self._priced(now.view(use_summary=self._use_summary))
         view = self._full[1]
         return msgspec.structs.replace(view, reserved=reserved) if reserved else view
 
@@ -108,6 +108,25 @@ class Viewer:
                 "pass tokens=await memory.count(system, input)"
             )
         return count_messages(contents, self._counter)
+
+    def _grown(self, now: Conversation) -> View | None:
+        """Return the full view after runs were added to its window, without a look at the others.
+
+        None if anything else has changed, or may have.
+        """
+        if self._full is None:
+            return None
+        before, view = self._full
+        count = len(before.entries)
+        added = tuple([entry for entry in now.entries[count:] if isinstance(entry, Run)])
+        is_grown = (
+            now.end == before.end + len(added)
+            and (now.epoch, now.base, now.start) == (before.epoch, before.base, before.start)
+            and now.head is before.head
+            and (now.head.summary is None or view.summary is not None)
+            and now.entries[:count] == before.entries
+        )
+        return view.extended(added, range(before.end, now.end)) if is_grown else None
 
     def _seen(self, now: Conversation) -> tuple[View, list[Run]]:
         """Return all runs of a window as a view, and those of them that are to be counted."""

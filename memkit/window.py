@@ -30,6 +30,8 @@ INLINE_BYTES: Final = 256 * 1024
 """Up to so many bytes are encoded or decoded on the event loop: about half a millisecond."""
 
 _COMMIT_TRIES: Final = 16
+_JOINED_BYTES: Final = 8 * 1024 * 1024
+"""Once so many were read, the strategy is asked again: of heavy entries it may want few."""
 
 
 class _Attempt(msgspec.Struct, frozen=True):
@@ -70,41 +72,63 @@ class Window:
         await self._join(log, now.revision)
         return None
 
-    async def load_older(self) -> None:
-        """Read at least as many entries before the window as it holds already, and join them once."""
+    async def load_older(self, position: int = 0) -> None:
+        """Read as many entries before the window as it holds already, at least a page, and join them once.
+
+        Fewer, if they reach back to `position`, or are many bytes.
+
+        Raises:
+            ConflictError: the conversation was deleted since it was read.
+            FormatError: the driver does not give what lies there.
+        """
         now = self.conversation
         low = max(now.base, now.start - max(PAGE, len(now.entries)))
-        enough = now.start - len(now.entries)
+        enough = max(low, now.start - max(1, len(now.entries)), position)
         pages: deque[tuple[Entry, ...]] = deque()
-        begin = now.start
-        while True:
-            log = await self._driver.load(now.key, low, begin)
-            self._check_epoch(log)
-            entries = await self._entries(log)
-            if self.conversation.epoch != log.epoch:
-                return  # cleared meanwhile
-            if entries:
-                pages.appendleft(entries)
-                begin = log.start
-            if not entries or begin <= max(low, enough):
-                break
+        begin, base, size = now.start, now.base, 0
+        try:
+            while begin > max(enough, base) and size < _JOINED_BYTES:
+                log = await self._driver.load(now.key, low, begin)
+                if self.conversation.epoch != now.epoch:
+                    return  # cleared or begun anew meanwhile
+                self._check_epoch(log)
+                base = log.base
+                if base < begin:
+                    pages.appendleft(await self._page(log, begin))
+                    begin = log.start
+                    size += sum(map(len, log.bodies))
+        finally:
+            self._prepend(now, pages, base)  # also what was read before a failure
+
+    async def _page(self, log: Log, end: int) -> tuple[Entry, ...]:
+        """Return the entries of a log, which are to be those before `end`."""
+        entries = await self._entries(log)
+        if not entries or log.start + len(entries) != end:
+            raise FormatError(
+                f"the driver has given {len(entries)} entries from {log.start} on as those before {end} of "
+                f"{self.conversation.key!r}, which begins at {log.base}; run memkit.testing.driver_checks() on it"
+            )
+        return entries
+
+    def _prepend(self, before: Conversation, pages: Iterable[tuple[Entry, ...]], base: int) -> None:
+        """Put pages in front of the window that it was before they were read, if it still begins there."""
         now = self.conversation
-        older = tuple(chain.from_iterable(pages))
-        if begin + len(older) == now.start:
-            now = now.prepended(older)
-        self.conversation = now.trimmed(log.base)
+        if now.epoch != before.epoch:
+            return
+        if now.start == before.start:
+            now = now.prepended(tuple(chain.from_iterable(pages)))
+        self.conversation = now.trimmed(base)
 
     async def reach(self, position: int) -> None:
         """Read back to a position, or to where the log begins."""
         while (now := self.conversation).start > max(position, now.base):
-            await self.load_older()
+            await self.load_older(position)
 
     async def shown_summary(self) -> Summary | None:
         """Return the summary if it holds, after reading back to where it was made; None if there is none."""
-        summary = self.conversation.head.summary
-        if summary is not None:
+        if (summary := self.conversation.head.summary) is not None:
             await self.reach(summary.seen)
-        return summary if shows_summary(self.conversation) else None
+        return self.conversation.head.summary if shows_summary(self.conversation) else None
 
     async def append(
         self, entries: Sequence[Entry], *, since: int | None = None, expect: int | None = None

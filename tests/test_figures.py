@@ -14,9 +14,21 @@ import pytest
 from benchmarks.figures import FIGURES, results
 from benchmarks.measure import Row
 from benchmarks.page import MARK
-from memkit import Driver, FileDriver, InMemoryDriver, JsonCodec, Memory, Run, everything, prune
+from memkit import (
+    Driver,
+    FileDriver,
+    InMemoryDriver,
+    JsonCodec,
+    Memory,
+    Run,
+    TokenCounter,
+    conversation,
+    everything,
+    prune,
+)
 from memkit.drivers.sqlite import SqliteDriver
 from memkit.run import Entry
+from memkit.tokens import cost_of
 from tests.memories import Spy, Words, store
 
 SHORT, LONG = 300, 10_000
@@ -63,6 +75,29 @@ async def test_pruning_for_the_first_time_costs_the_same_after_any_history() -> 
             assert len(prune(800, counter=words)(memory.view()).runs) == 100
         counted.append(len(words.counted))
     assert counted == [2 * 101] * 2  # what fits, and one run more
+
+
+@pytest.mark.parametrize("has_gap", [False, True])
+async def test_a_prompt_after_an_append_prices_one_run(has_gap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    priced: list[str] = []
+
+    def pricing(run: Run, counter: TokenCounter) -> int:
+        priced.append(run.id)
+        return cost_of(run, counter)
+
+    driver, words = InMemoryDriver(), Words()
+    await store(driver, "k", map(alike, range(SHORT)))
+    async with Memory(driver, "k", strategy=prune(800, counter=words)) as memory:
+        if has_gap:
+            await memory.retract(alike(SHORT - 50))
+        memory.messages()
+        monkeypatch.setattr(conversation, "cost_of", pricing)
+        for number in range(SHORT, SHORT + 5):
+            await memory.append(alike(number))
+            seen = memory.view()
+        assert priced == [f"{number:06d}" for number in range(SHORT, SHORT + 5)]
+        async with Memory(driver, "k", strategy=prune(800, counter=words)) as other:
+            assert (seen.runs, list(seen.positions)) == (other.view().runs, list(other.view().positions))
 
 
 async def test_loading_decodes_each_entry_once(driver: Driver) -> None:

@@ -478,6 +478,52 @@ async def test_a_line_that_is_rolled_back_between_two_reads_is_not_shown_beside_
     assert len(large) == 2, "one try, and the one after it"
 
 
+async def test_a_head_that_is_replaced_between_two_reads_makes_nobody_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FileDriver(tmp_path)
+    await fill(driver, "k", 1_000)
+    revision = (await driver.load("k", 0, 0)).revision
+    revision = await driver.commit("k", b'{"n":1}', revision=revision)
+    before = await driver.load("k", 0)
+    pread = os.pread
+    large: list[int] = []
+
+    def committing(fd: int, count: int, offset: int) -> bytes:
+        if count > store.BLOCK and not large:
+            large.append(count)
+            driver._file("k").commit(b'{"n":2}', revision)
+        elif count > store.BLOCK:
+            large.append(count)
+        return pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", committing)
+    assert await driver.load("k", 0) == before
+    assert len(large) == 1
+    assert (await driver.load("k", 0, 0)).head == b'{"n":2}'
+
+
+@pytest.mark.parametrize("count", [161, 1_001, 3_001])
+async def test_a_long_line_before_short_ones_is_read_in_a_few_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    driver = FileDriver(tmp_path)
+    await driver.append("k", [record("long", 1_000_000)])
+    for number in range(1, 3_001):
+        driver._file("k").append([record(f"r{number}")], number, None, None)
+    pread = os.pread
+    read: list[int] = []
+
+    def counting(fd: int, size: int, offset: int) -> bytes:
+        read.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    assert len((await driver.load("k", -count)).bodies) == count
+    assert len(read) < 12
+    assert sum(read) < 6_000_000
+
+
 # --- what must be gone ---
 
 

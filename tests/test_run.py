@@ -53,6 +53,20 @@ def test_processes_that_begin_at_once_make_different_ids() -> None:
     assert len({*made[0], *made[1]}) == 2_000
 
 
+def test_a_fork_makes_other_ids_than_its_parent() -> None:
+    code = """if True:
+        import os
+        from memkit.run import new_id
+        new_id()
+        is_parent = os.fork()
+        os.write(1, " ".join(["", *[new_id()[12:] for _ in range(100)]]).encode())
+        if is_parent:
+            os.wait()
+    """
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    assert len(set(said)) == len(said) == 200
+
+
 def test_a_new_run_has_an_id_and_the_present_time() -> None:
     before = time.time()
     run = new_run("question", "answer")

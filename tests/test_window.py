@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from anyio import fail_after
 
+from memkit.codec import JsonCodec
 from memkit.conversation import View
 from memkit.driver import Driver, Log
 from memkit.drivers.file import FileDriver
 from memkit.drivers.inmemory import InMemoryDriver
-from memkit.errors import BudgetError, ConflictError
+from memkit.errors import BudgetError, ConflictError, DriverError, FormatError
 from memkit.memory import Memory
 from memkit.run import Amend, Extend, Retract, Run
 from memkit.strategies import Strategy, compose, everything, last_runs, pin, prune, since, where
+from memkit.window import Window
 from tests.memories import Spy, Stingy, Words, ids, inputs, run, store, summarize
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +153,75 @@ async def test_what_is_begun_anew_in_the_middle_of_reading_back() -> None:
 
     with pytest.raises(ConflictError, match="refresh"):
         async with Memory(BegunAnew(inner, 10), "k", strategy=everything):
+            pass
+
+
+async def test_another_task_that_begins_anew_in_the_middle_of_reading_back() -> None:
+    """The window is as long and begins where it did, but not one page of the old log may be in it."""
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(100)))
+
+    class Refreshed(Stingy):
+        async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
+            if self.calls["load"] == 7:
+                self.calls["load"] += 1
+                await inner.delete("k")
+                await store(inner, "k", map(run, range(2000, 2100)))
+                await window.refresh()
+            return await super().load(key, start, stop)
+
+    window = Window(Refreshed(inner, 10), "k", JsonCodec(), None)
+    await window.open()
+    await window.reach(0)
+    assert ids(window.conversation.entries) == [f"r{n}" for n in range(2000, 2100)]
+
+
+async def test_what_was_read_before_a_failure_is_not_read_again() -> None:
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(1000)))
+
+    class Failing(Stingy):
+        async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
+            log = await super().load(key, start, stop)
+            if self.calls["load"] % 9 == 0:
+                raise DriverError("away for a moment", retryable=True)
+            return log
+
+    driver = Failing(inner, 10)
+    window = Window(driver, "k", JsonCodec(), None)
+    await window.open()
+    while window.conversation.start:
+        with suppress(DriverError):
+            await window.reach(0)
+    assert ids(window.conversation.entries) == [f"r{n}" for n in range(1000)]
+    assert driver.calls["load"] == 100 + 100 // 8
+
+
+async def test_reading_back_to_a_position_stops_there() -> None:
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(1000)))
+    driver = Stingy(inner, 2)
+    window = Window(driver, "k", JsonCodec(), None)
+    await window.open()
+    await window.reach(935)
+    assert window.conversation.start == 934
+    assert driver.calls["load"] == 33
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_a_driver_that_leaves_entries_out_is_an_error_not_a_loop(is_empty: bool) -> None:
+    inner = InMemoryDriver()
+    await store(inner, "k", map(run, range(1000)))
+
+    class Wrong(Stingy):
+        async def load(self, key: str, start: int = -200, stop: int | None = None, /) -> Log:
+            log = await super().load(key, start, stop)
+            if stop is None:
+                return log
+            return msgspec.structs.replace(log, bodies=[] if is_empty else log.bodies[:-1])
+
+    with fail_after(20), pytest.raises(FormatError, match=r"before 990 of 'k'.*driver_checks"):
+        async with Memory(Wrong(inner, 10), "k", strategy=everything):
             pass
 
 

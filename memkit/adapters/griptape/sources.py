@@ -6,8 +6,10 @@ key must not look like a conversation in which nothing was said yet.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from os import PathLike
 from typing import Any, Final, Protocol
 
@@ -136,15 +138,16 @@ async def read_thread(driver: Driver, key: str) -> Imported:
     log = await driver.load(key, 0)
     if not log.epoch:
         raise _missing(f"conversation {key!r}")
-    bodies, start = list(log.bodies), log.start
+    pages, start = deque([log.bodies]), log.start
     while start > log.base:  # a driver may hand over a part
         older = await driver.load(key, log.base, start)
         if older.epoch != log.epoch:
             raise ConflictError(f"{key!r} was deleted while it was read; read it again")
         if not older.bodies:
             break  # trimmed meanwhile
-        bodies[:0], start = older.bodies, older.start
-    return await to_thread.run_sync(_thread, key, bodies, start, log.head)
+        pages.appendleft(older.bodies)
+        start = older.start
+    return await to_thread.run_sync(_thread, key, list(chain.from_iterable(pages)), start, log.head)
 
 
 async def store(imported: Imported, driver: Driver, key: str, *, codec: Codec | None = None) -> None:

@@ -256,11 +256,16 @@ class _Logs:
         found: dict[str, _Stored] = {}
         stop: int | None = None
         size = 200 if limit is None else 2 * limit
+        looked = 0  # of how many entries it is known that they are not enough
         while True:
             log = await self._driver.load(key, -size if stop is None else max(stop - size, 0), stop)
             found |= {entry.id: entry for entry in _stored(key, log)}
-            if log.start <= log.base or _is_whole(found, head_id, limit):
+            if log.start <= log.base:
                 return found
+            if len(found) >= 2 * looked:
+                if _is_whole(found, head_id, limit):
+                    return found
+                looked = len(found)
             stop, size = log.start, 2 * size
 
 

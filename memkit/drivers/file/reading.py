@@ -65,7 +65,7 @@ class Backwards:
                     break
                 # All lines are about as long as those that are here.
                 here = self._data.count(b"\n")
-                self._block = min(limit, (missing + missing // 8 + 4) * len(self._data) // here)
+                self._block = min(limit, max(self._block, (missing + missing // 8 + 4) * len(self._data) // here))
             self._more()
         else:
             start = max(0, self._first_append(stop))
@@ -102,9 +102,10 @@ class Backwards:
         self._block *= 2
         # What is here is read again: to join megabytes holds up every other thread, to read them does not.
         data = os.pread(self._fd, size + len(self._data), self._at)
-        if not data.endswith(self._data):
+        if len(data) < size + len(self._data):
             raise OvertakenError
-        self._data = data
+        # Where a head was blanked out meanwhile, what was read first is of the moment that was begun with.
+        self._data = data if data.endswith(self._data) else data[:size] + self._data
 
 
 def read_header(fd: int, where: str) -> tuple[bytes, Header] | None:

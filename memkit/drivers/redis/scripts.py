@@ -160,7 +160,7 @@ local low = math.min(math.max(base, from), stop)
 high = math.max(low, high)
 
 -- Backwards, in slices that grow only while records turn out to be short.
-local records, count, size, longest, at, slice = {}, 0, 0, 1, high, 8
+local records, count, size, longest, at, slice = {}, 0, 0, 1, high, 2
 while at > low and count < MAX_ENTRIES and size < MAX_LOAD do
   local first, fields = math.max(low, at - slice, high - MAX_ENTRIES), {}
   for position = first, at - 1 do fields[position - first + 1] = position end
