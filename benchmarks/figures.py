@@ -42,14 +42,14 @@ FIGURES = (
     Figure(
         "prune, nothing counted yet",
         (
-            _is("at most 1.15 x tokenising once what fits", "prune", "^prune, nothing counted"),
+            _is("at most 1.15 x tokenising once what fits, with tiktoken", "prune", "^prune, nothing counted"),
             _is("10,000 runs at most 1.1 x 1,000", "prune", "^the same, 10,000 runs"),
         ),
     ),
     Figure(
         "prune, counts stored",
         (
-            _is("at most 25 us at 128k tokens", "prune", "^prune, counts stored"),
+            _is("at most 25 us at 128k tokens, as a handle holds them", "prune", "^prune, counts stored"),
             _is("no tokenising of a run counted under that name", "prune", "^texts counted again"),
         ),
     ),
@@ -90,7 +90,9 @@ FIGURES = (
             _is("Redis at least 0.9 x bare RPUSH in pipelines", "concurrency", "^Redis, against bare RPUSH"),
             _is("Redis at least 4 x the script on a pool of 16", "concurrency", "^Redis, against the script"),
             _is("SQLite durable at least 20 x SQLiteSession", "concurrency", "^SQLite, durable, against"),
-            _is("p99 loop lag at most max(5 ms, 3 x idle)", "concurrency", ": lag, p99 by time"),
+            _is(
+                "p99 loop lag of SQLite and Redis at most max(5 ms, 3 x idle)", "concurrency", ": lag, p99 by time"
+            ),
         ),
     ),
     Figure("load 10 000 runs", (_is("at most 1.5 x read and one decode a line", "load", "^load all of 10,000"),)),

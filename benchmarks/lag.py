@@ -10,21 +10,29 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.concurrency import CANDIDATES, CONVERSATIONS, Append
+from benchmarks.concurrency import at_once
 from benchmarks.corpus import SEED, runs
-from benchmarks.measure import OURS, Row, Sitting, Timing, beside, readable, timing
-from benchmarks.peers import STORES
-from benchmarks.peers.base import ENCODING, Store, tokens
+from benchmarks.crowd import CANDIDATES, CONVERSATIONS, Append
+from benchmarks.measure import OURS, Row, Sitting, Timing, beside, readable, shown, timing
+from benchmarks.peers import COUNTERS, STORES
+from benchmarks.peers.base import ENCODING, Store, is_there, missing
 from benchmarks.report import left_out
 from benchmarks.stores import FILE, SQLITE, absent_rows, place_for, present
-from memkit import FileDriver, Memory, counters, everything
+from memkit import FileDriver, Memory, counters, everything, new_run
 from memkit.tokens import TextCounter
 
 MEGABYTE = 1_000_000
 AT_MOST = 0.010
 LARGE = 84_000
 """Made-up runs that make a conversation of a hundred megabytes."""
-WAITING = ("SQLite, durable", "SQLite", "files", "Redis")
+WAITING = (
+    "SQLite, durable",
+    "SQLite, durable, through Memory",
+    "SQLite",
+    "files",
+    "Redis",
+    "Redis, through Memory",
+)
 """Which of our candidates of `concurrency` wait."""
 
 Call = Callable[[], Awaitable[object]]
@@ -104,14 +112,7 @@ async def _load(store: Store, size: int, sitting: Sitting, rounds: int) -> Timin
 async def _counts(sitting: Sitting, rounds: int, idle: Timing) -> list[Row]:
     text = _text(5 * MEGABYTE)
     rows: list[Row] = []
-    found: dict[str, Timing] = {}
-    if sitting.peers:
-
-        async def on_the_loop() -> None:
-            tokens(text)
-
-        sitting.step("count 5 MB as peers do")
-        found["peers, all of which count on the loop"] = await _stall(on_the_loop, rounds)
+    found, absent = await _peers_count(text, sitting, rounds) if sitting.peers else ({}, [])
     with tempfile.TemporaryDirectory(prefix="memkit-") as folder:
         for make in (counters.tiktoken, counters.toktok):
             sitting.step(f"count 5 MB, {make.__name__}")
@@ -119,7 +120,29 @@ async def _counts(sitting: Sitting, rounds: int, idle: Timing) -> list[Row]:
             counter.load()
             took = await _stall(partial(_count, FileDriver(folder), text, counter), rounds)
             rows.append(_beside(_judged(f"count 5 MB, {make.__name__}", took, idle), found))
-    return rows
+    rows += [shown(f"longest stall: count 5 MB, {name}", str(took)) for name, took in found.items()]
+    return [*rows, *absent]
+
+
+async def _peers_count(text: str, sitting: Sitting, rounds: int) -> tuple[dict[str, Timing], list[Row]]:
+    """Have peers count a history of one run, by the call that does, with whatever else that does.
+
+    Returns what came of it, and who is absent.
+    """
+    found: dict[str, Timing] = {}
+    absent: list[Row] = []
+    for counter in COUNTERS:
+        if not is_there(counter.packages):
+            absent.append(shown(missing(counter.name, counter.packages), ""))
+            continue
+        sitting.step(f"count 5 MB, {counter.name}")
+        try:
+            call = counter.cold([new_run("q", text)], len(text)).time
+            await call()  # it imports
+            found[counter.name] = await _stall(call, rounds)
+        except Exception as error:
+            left_out(counter.name, error)
+    return found, absent
 
 
 # --- a thousand appends wait ---
@@ -136,30 +159,21 @@ async def _appends(sitting: Sitting, rounds: int, idle: Timing) -> list[Row]:
         sitting.step(f"{CONVERSATIONS:,} appends wait, {candidate.name}")
         with tempfile.TemporaryDirectory(prefix="memkit-", dir=Path.cwd()) as folder:
             async with candidate.open(Path(folder)) as append:
-                await append(0, 0)
-                rest = [await longest_stall(partial(_herd, append, number + 1)) for number in range(rounds)]
-        found[candidate.name] = timing(rest)
+                await _append_everywhere(append, 0)
+                calls = [partial(_append_everywhere, append, number + 1) for number in range(rounds)]
+                found[candidate.name] = timing([await longest_stall(call) for call in calls])
     peers = {name: took for name, took in found.items() if name not in WAITING}
     rows: list[Row] = []
     for name in WAITING:
         if name in found:
             row = _judged(f"{CONVERSATIONS:,} appends wait, {name}", found[name], idle)
-            row.target, row.reached = "", None  # the figure is the weighted p99 of `concurrency`
+            row.target, row.reached = "not judged: concurrency has the p99", None
             rows.append(beside(row, peers))
     return rows
 
 
-async def _herd(append: Append, position: int) -> None:
-    """Start all in slices, as requests come: to create a thousand tasks at once takes 10 ms without a store."""
-
-    async def one(conversation: int) -> None:
-        await append(conversation, position)
-
-    async with anyio.create_task_group() as tasks:
-        for conversation in range(CONVERSATIONS):
-            tasks.start_soon(one, conversation)
-            if conversation % 32 == 31:
-                await anyio.sleep(0)
+async def _append_everywhere(append: Append, position: int) -> None:
+    await at_once(lambda conversation: append(conversation, position))
 
 
 # --- what these share ---

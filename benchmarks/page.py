@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.figures import results
+from benchmarks.figures import FIGURES, results
 from benchmarks.measure import Row
 from benchmarks.report import described
 from benchmarks.tables import Table, table_of_figures, tables
@@ -31,9 +32,11 @@ def page(measured: Sequence[Measured]) -> str:
 
 def _parts(one: Measured) -> Iterator[str]:
     yield f"\n## Texts {one.about['data']}\n\n{one.about['date'][:10]}, {described(one.about)}.\n"
-    found = [result for result in results(one.groups) if result.reached is not None]
-    if found:
-        yield _markdown(table_of_figures(found))
+    yield from (f"\n{failure}\n" for failure in one.about["left_out"])
+    parts = [part for figure in FIGURES for part in figure.parts]
+    asked = [any(group in one.groups for group in part.groups) for part in parts]
+    if any(asked):
+        yield _markdown(table_of_figures(list(compress(results(one.groups), asked))))
     for group, rows in one.groups.items():
         for table in tables(group, rows):
             yield _markdown(table)

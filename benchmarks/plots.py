@@ -80,13 +80,10 @@ def _prune(found: Mapping[str, Lines]) -> tuple[str, Any] | None:
         return None
     figure, axes = plt.subplots(1, len(BUDGETS), figsize=(13, 4.6), sharey=True)
     for axis, budget in zip(axes, BUDGETS, strict=True):
-        cold = dict(found[f"prune, nothing counted, {budget}"])
-        cold.pop("limit")
-        lines = {
-            f"{OURS}, counts stored": found[f"prune, counts stored, {budget}"][OURS],
-            f"{OURS}, nothing counted": cold.pop(OURS),
-            **cold,
-        }
+        cold, stored = found[f"prune, nothing counted, {budget}"], found[f"prune, counts stored, {budget}"]
+        lines = {f"{name}, counts stored": line for name, line in stored.items() if line != cold[name]}
+        lines |= {f"{OURS}, nothing counted" if name == OURS else name: line for name, line in cold.items()}
+        del lines["limit"]
         _draw(axis, lines, labelled=axis is axes[-1])
         axis.set_title(budget, fontsize=10, loc="left")
     axes[0].set_ylabel("time per prompt")
@@ -227,7 +224,7 @@ def _concurrency(rows: Iterable[Row]) -> tuple[str, Any] | None:
 
 
 def _cache(rows: Iterable[Row]) -> tuple[str, Any] | None:
-    """Draw what the prompts of a conversation cost for each step, beside the least that any cut can cost."""
+    """Draw what the prompts of a conversation cost for each step, beside a program that remembers its last cut."""
     import matplotlib.pyplot as plt
 
     lines: dict[str, dict[str, float]] = {}
@@ -249,6 +246,6 @@ def _cache(rows: Iterable[Row]) -> tuple[str, Any] | None:
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g} x")
     axis.grid(visible=True, axis="y")
     axis.tick_params(length=0)
-    axis.set_ylabel("cost of the prompts, against the best cut")
+    axis.set_ylabel("cost, against a remembered cut")
     _title(axis, "What a provider charges, by the step of the cut")
     return "cache", figure

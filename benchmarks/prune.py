@@ -51,10 +51,11 @@ async def measure(sitting: Sitting) -> list[Row]:
     rows: list[Row] = []
     for budget in BUDGETS:
         rows += await _Budget(budget, counter, sitting).rows()
+    rows += await _faster(sitting)
     stored = _stored(1_000, counter, sitting)
     priced = Candidate(lambda: _view(stored).priced(counter), is_async=False)
     timings = await take_turns({"priced": priced}, rounds=5 if sitting.quick else 15, calls=20, pick=min)
-    rows.append(shown("pricing 1,000 counted runs, once after loading", timings["priced"]))
+    rows.append(shown("summing 1,000 stored counts, once after loading", timings["priced"]))
     rows.append(await _recounts(counter, sitting))
     rows += [shown(missing(one.name, one.packages), "") for one in PRUNERS if sitting.peers and not _has(one)]
     return rows
@@ -122,18 +123,23 @@ class _Budget:
         return rows
 
     async def _sizes(self, peer: Pruner) -> list[int]:
-        """Return the sizes at which a peer is measured: those that take seconds, and one to extrapolate from."""
-        probe = next(size for size in sorted({*LADDER, self._fits * 9 // 8 + 1}) if size > self._fits)
-        known = self._runs.setdefault(probe, runs(probe, SEED, self._sitting.data))
-        self._step(f"{peer.name}, a first look at {probe:,} runs")
+        """Return the sizes at which a peer is measured: those that take seconds, and two to extrapolate from.
+
+        It is tried with longer and longer histories, until the next one would take too long.
+        """
         await peer.cold(self._runs[10], self._budget).time()  # imports what it needs
-        seconds = await peer.cold(known, self._budget).time()
-        work = peer.growth(probe, self._fits)
-        able = [size for size in LADDER if seconds * peer.growth(size, self._fits) / work < self._patience]
-        sizes = {size for size in able if size in SIZES}
-        if SIZES[-1] not in able:
-            sizes |= {probe, max([size for size in (*able, probe) if size > self._fits])}
-        return sorted(sizes)
+        probe = self._fits * 9 // 8 + 1  # little of it is left out: the shortest history with which there is work
+        tried, seconds = [probe], 0.0
+        for size in sorted({*LADDER, probe}):
+            expected = seconds * peer.growth(size, self._fits) / peer.growth(tried[-1], self._fits)
+            if size > probe and expected > self._patience:
+                break
+            self._step(f"{peer.name}, a first look at {size:,} runs")
+            known = self._runs.setdefault(size, runs(size, SEED, self._sitting.data))
+            seconds = await peer.cold(known, self._budget).time()
+            tried.append(size)
+        two = tried[-2:] if tried[-1] < SIZES[-1] else []
+        return sorted({*two, *(size for size in tried if size in SIZES)})
 
     def _extrapolate(self, peer: Pruner, found: dict[int, Timing]) -> None:
         """Continue the line through the two longest histories that were measured, time against work."""
@@ -148,23 +154,48 @@ class _Budget:
     # --- counts stored ---
 
     async def _stored_rows(self, cold: Mapping[str, dict[int, Timing]]) -> list[Row]:
-        """Return what a view takes as a handle holds it. Nobody else stores counts: peers count anew."""
+        """Return what a view takes as a handle holds it, with the sums of its counts, and without the sums.
+
+        Peers have what they store: counts, or nothing, so that they count anew.
+        """
         self._step("counts stored")
         candidates: dict[tuple[str, int], Candidate] = {}
         for size in SIZES:
-            view = _view(_stored(size, self._counter, self._sitting)).priced(self._counter)
+            view = _view(_stored(size, self._counter, self._sitting))
+            candidates["not summed", size] = Candidate(partial(self._strategy, view), is_async=False)
             for step in (1, 8):
                 strategy = prune(self._budget, counter=self._counter, step=step)
-                candidates[f"step {step}", size] = Candidate(partial(strategy, view), is_async=False)
+                call = partial(strategy, view.priced(self._counter))
+                candidates[f"step {step}", size] = Candidate(call, is_async=False)
         found = await self._turns(candidates, calls=200)
+        kept = await self._kept()
         rows: list[Row] = []
         chart = f"prune, counts stored, {self._budget:,} tokens"
         for step in (1, 8):
             for size in SIZES:
                 what = f"prune, counts stored, {size:,} runs, {self._budget:,} tokens, step {step}"
                 one = absolute(what, found[f"step {step}"][size], 25e-6)
-                rows.append(self._beside(one, cold, chart, size) if step == 1 else one)
+                rows.append(self._beside(one, {**cold, **kept}, chart, size) if step == 1 else one)
+        for size in SIZES:
+            what = f"the same, counts not summed yet, {size:,} runs, {self._budget:,} tokens"
+            rows.append(shown(what, found["not summed"][size]))
         return rows
+
+    async def _kept(self) -> dict[str, dict[int, Timing]]:
+        """Return what peers take that store counts."""
+        candidates = {
+            (peer.name, size): peer.stored(self._runs[size], self._budget)
+            for peer in self._peers
+            if peer.stored is not None
+            for size in self._affordable[peer.name]
+        }
+        if not candidates:
+            return {}
+        found = await self._turns(candidates, calls=5)
+        for peer in self._peers:
+            if peer.name in found:
+                self._extrapolate(peer, found[peer.name])
+        return found
 
     # --- one run added ---
 
@@ -245,6 +276,24 @@ async def _handle(items: Sequence[Run], budget: int, counter: TokenCounter) -> C
         memory.messages()
 
     return Candidate(add, lambda: new_run(items[-1].input, items[-1].output))
+
+
+async def _faster(sitting: Sitting) -> list[Row]:
+    """Return the rows of the counter that is several times as fast, beside which all else takes more."""
+    counter = counters.toktok(ENCODING)
+    counter.load()
+    view = _view(runs(1_000, SEED, sitting.data))
+    rows: list[Row] = []
+    for budget in BUDGETS:
+        strategy = prune(budget, counter=counter)
+        candidates = {
+            OURS: Candidate(partial(strategy, view), is_async=False),
+            "limit": Candidate(partial(_tokenise, strategy(view).runs, counter), is_async=False),
+        }
+        found = await take_turns(candidates, rounds=5 if sitting.quick else 15, calls=5, pick=min)
+        what = f"prune by toktok, nothing counted, 1,000 runs, {budget:,} tokens"
+        rows.append(row(what, found[OURS], found["limit"], None))
+    return rows
 
 
 async def _recounts(counter: TokenCounter, sitting: Sitting) -> Row:

@@ -71,9 +71,14 @@ class Display:
         self._bar.refresh()
 
 
+failures: list[str] = []
+"""Peers that have failed, and of what: a table without them must say so."""
+
+
 def left_out(name: str, error: Exception) -> None:
     """Say that a peer has failed: what it is measured beside is measured all the same."""
-    console.print(f"{name} is left out: {type(error).__name__}: {error}", markup=False)
+    failures.append(f"{name} is left out: {type(error).__name__}: {error}")
+    console.print(failures[-1], markup=False)
 
 
 def show(table: Table) -> None:
@@ -108,14 +113,14 @@ def about(sitting: Sitting) -> dict[str, Any]:
 def described(facts: Mapping[str, Any]) -> str:
     """Return in a line what it was measured on and with."""
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
-    return f"one core of {facts['cpu']}, {facts['python']}, texts {facts['data']}; {versions}"
+    return f"{facts['cpu']}, {facts['cores']} cores, {facts['python']}, texts {facts['data']}; {versions}"
 
 
 def write_json(
     path: Path, facts: Mapping[str, Any], rows: Mapping[str, Sequence[Row]], results: Sequence[Result]
 ) -> None:
     """Write all that was measured: seconds as numbers, with the quartiles of the rounds."""
-    whole = {"about": facts, "figures": results, "groups": rows}
+    whole = {"about": {**facts, "left_out": failures}, "figures": results, "groups": rows}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
 
 

@@ -1,4 +1,7 @@
-"""SQLite: appending to and loading from conversations of any length, beside a bare statement and a hop."""
+"""SQLite: appending to and loading from conversations of any length, beside a bare statement and a hop.
+
+The hop of the limit is anyio's `to_thread.run_sync`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Whole stores beside each other, as a program uses them: appending, loading, opening and building a prompt.
 
 Ours take part through `Memory`: encoding, decoding and checking are in their figures as in those of peers. A
-driver stays open, as a server keeps it; a handle, and the session of a peer, is made for each request.
+driver stays open, as a server keeps it, and so does the engine of a peer that takes one; a handle, and the session
+of a peer, is made for each request. One of the sessions takes part kept open, too.
 """
 
 from __future__ import annotations
@@ -112,13 +113,18 @@ OUR_STORES = (FILE, SQLITE, REDIS)
 
 
 async def measure(
-    operation: Operation, stores: Sequence[Store], sizes: Sequence[int], sitting: Sitting, *, calls: int = 20
+    operation: Operation,
+    stores: Sequence[Store],
+    sizes: Sequence[int],
+    sitting: Sitting,
+    *,
+    calls: Callable[[int], int] = lambda _: 20,
 ) -> Measured:
     """Time an operation of all stores at all sizes, which take turns; what would take too long is extrapolated.
 
-    A peer that fails is left out, and said to be.
+    `calls` tells how many there are in a round, of the runs held. A peer that fails is left out, and said to be.
     """
-    candidates: dict[str, Candidate] = {}
+    candidates: dict[int, dict[str, Candidate]] = {}
     of: dict[str, tuple[str, int]] = {}
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(place_for(stores))
@@ -130,15 +136,17 @@ async def measure(
                     call = operation(await stack.enter_async_context(store.hold(place, f"k{size}", items)))
                     if call is not None:
                         await call()
-                        candidates[f"{store.name}|{size}"] = Candidate(call)
+                        candidates.setdefault(calls(size), {})[f"{store.name}|{size}"] = Candidate(call)
                         of[f"{store.name}|{size}"] = store.name, size
             except Exception as error:
-                if store not in STORES:
+                if store.name.startswith(OURS):
                     raise
                 left_out(store.name, error)
         sitting.step("taking turns")
         rounds, patience = (5, 1.0) if sitting.quick else (15, 5.0)
-        timings = await take_turns(candidates, rounds=rounds, calls=calls, patience=patience)
+        timings: dict[str, Timing] = {}
+        for count, those in candidates.items():
+            timings |= await take_turns(those, rounds=rounds, calls=count, patience=patience)
     found: Measured = {}
     for label, (name, size) in of.items():
         found.setdefault(name, {})[size] = timings[label]
@@ -158,10 +166,15 @@ def absent_rows(stores: Sequence[Store]) -> list[Row]:
     return [shown(missing(store.name, _packages(store)), "") for store in stores if store not in there]
 
 
-def compared(what: str, ours: Store, found: Measured, sizes: Sequence[int]) -> list[Row]:
-    """Return a row for each size, if it was measured: one of our stores beside peers that are as durable."""
+def compared(
+    what: str, ours: Store, found: Measured, sizes: Sequence[int], among: Sequence[Store] = STORES
+) -> list[Row]:
+    """Return a row for each size, if it was measured: one of our stores beside peers.
+
+    Those on a disk are compared with each other, and those on a server.
+    """
     rows: list[Row] = []
-    peers = [one.name for one in STORES if one.name in found and (one.is_durable or not ours.is_durable)]
+    peers = [one.name for one in among if one.name in found and one.needs_redis == ours.needs_redis]
     others = [one.name for one in OUR_STORES if one.name in found and one is not ours and not ours.is_durable]
     for size in sizes if ours.name in found else ():
         row = shown(f"{what}, {ours.name}, {size:,} runs", found[ours.name][size])

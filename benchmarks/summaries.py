@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,9 +22,6 @@ from memkit.adapters.openai import to_runs
 from memkit.background import Background
 from memkit.summaries import SummaryPolicy
 from memkit.tokens import TokenCounter
-
-SHARED = Path(os.environ.get("MEMKIT_SHARED", Path(__file__).parents[2] / "shared"))
-DATA = SHARED / "data" / "tau_bench_gpt-4o-airline.json"
 
 POLICY = SummaryPolicy()
 CONVERSATIONS = 200
@@ -152,13 +148,13 @@ class _Reader:
         return "\n".join([*([previous] if previous else []), *lines])[-4_000:]
 
 
-async def real(*, quick: bool) -> list[Row]:
+async def folds(*, quick: bool, data: Path | None) -> list[Row]:
     """Return what the summariser is sent for recorded conversations, each run at once and eight at a time."""
-    if not DATA.is_file():
-        return [Row("recorded conversations", "not measured: set MEMKIT_SHARED", "", None, "", None)]
+    if data is None:
+        return [Row("recorded conversations", "not measured: give --data FILE", "", None, "", None)]
     counter = counters.toktok("o200k_base")
     counter.load()
-    talks = [to_runs(talk["traj"]).runs for talk in json.loads(DATA.read_text("utf-8"))]
+    talks = [to_runs(talk["traj"]).runs for talk in json.loads(data.read_text("utf-8"))]
     talks = talks[:20] if quick else talks
     joined = [tuple(run for talk in talks for run in talk)]
     rows: list[Row] = []

@@ -13,6 +13,15 @@ PRUNERS: tuple[Pruner, ...] = tuple(
 STORES: tuple[Store, ...] = tuple(
     store for module in (griptape, llama_index, openai_agents, agent_framework) for store in module.STORES
 )
+OPENED: tuple[Store, ...] = (*STORES, openai_agents.KEPT_OPEN)
+"""Those that open a conversation and build a prompt."""
+COUNTERS: tuple[Pruner, ...] = (
+    *griptape.PRUNERS,
+    langchain.PRUNERS[0],
+    *llama_index.COUNTERS,
+    *agent_framework.PRUNERS,
+)
+"""Those that count exactly, by the call that a program with an event loop makes."""
 HOLDERS: tuple[Holder, ...] = tuple(
     module.HOLDER for module in (griptape, langchain, llama_index, agent_framework)
 )

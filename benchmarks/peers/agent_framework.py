@@ -28,6 +28,15 @@ def _cold(runs: Sequence[Run], budget: int) -> Candidate:
     return Candidate(compact, lambda: _messages(runs))
 
 
+def _stored(runs: Sequence[Run], budget: int) -> Candidate:
+    from agent_framework import Message, annotate_message_groups
+
+    messages = _messages(runs)
+    annotate_message_groups(messages, tokenizer=_Tokenizer())
+    written = [message.to_dict() for message in messages]
+    return Candidate(_compacting(budget), lambda: [Message.from_dict(one) for one in written])
+
+
 async def _warm(runs: Sequence[Run], budget: int) -> Candidate:
     compact = _compacting(budget)
     messages = _messages(runs)
@@ -88,7 +97,7 @@ def _maker() -> Callable[[str, str], Any]:
     return lambda asked, answered: (Message("user", [asked]), Message("assistant", [answered]))
 
 
-PRUNERS = (Pruner("agent-framework", PACKAGES, _cold, rescanning, _warm),)
+PRUNERS = (Pruner("agent-framework", PACKAGES, _cold, rescanning, _warm, _stored),)
 STORES = (Store("agent-framework, file", PACKAGES, _hold, most=100_000),)
 HOLDER = Holder(NAME, PACKAGES, _maker)
 IMPORTS = {NAME: "agent_framework"}

@@ -25,7 +25,8 @@ class Pruner(msgspec.Struct, frozen=True):
     """A library that fits a history into a budget of tokens.
 
     `cold` and `warm` are given the runs and the budget: with nothing counted yet, and adding one run each time
-    to a history that was pruned before. Without `warm` nothing is kept from one time to the next.
+    to a history that was pruned before. Without `warm` nothing is kept from one time to the next. `stored` is
+    given counts, as they were stored; without it none are.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Pruner(msgspec.Struct, frozen=True):
     cold: Callable[[Sequence[Run], int], Candidate]
     growth: Growth
     warm: Callable[[Sequence[Run], int], Awaitable[Candidate]] | None = None
+    stored: Callable[[Sequence[Run], int], Candidate] | None = None
     is_exact: bool = True
     """Whether it counts with the vocabulary, as memkit beside it does."""
 

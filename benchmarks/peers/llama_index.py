@@ -17,10 +17,17 @@ AT_ONCE = 50
 
 
 def _buffer(runs: Sequence[Run], budget: int) -> Candidate:
+    return Candidate(_filled(runs, budget).get, is_async=False)
+
+
+def _awaited(runs: Sequence[Run], budget: int) -> Candidate:
+    return Candidate(_filled(runs, budget).aget)
+
+
+def _filled(runs: Sequence[Run], budget: int) -> Any:
     from llama_index.core.memory import ChatMemoryBuffer
 
-    buffer = ChatMemoryBuffer.from_defaults(chat_history=_messages(runs), token_limit=budget, tokenizer_fn=tokens)
-    return Candidate(buffer.get, is_async=False)
+    return ChatMemoryBuffer.from_defaults(chat_history=_messages(runs), token_limit=budget, tokenizer_fn=tokens)
 
 
 def _cold(runs: Sequence[Run], budget: int) -> Candidate:
@@ -44,13 +51,17 @@ async def _warm(runs: Sequence[Run], budget: int) -> Candidate:
 
 @asynccontextmanager
 async def _hold(place: Place, key: str, runs: Sequence[Run]) -> AsyncGenerator[Held]:
-    """Hold a conversation in an SQLite file, with its usual limit of 30,000 tokens for what is shown."""
-    uri = f"sqlite+aiosqlite:///{place.folder}/llama-index-{key}.db"
+    """Hold a conversation in an SQLite file, with its usual limit of 30,000 tokens for what is shown.
+
+    The engine is shared: connections stay open, as a server keeps them.
+    """
+    from llama_index.core.memory import Memory
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{place.folder}/llama-index-{key}.db")
 
     def opened() -> Any:
-        from llama_index.core.memory import Memory
-
-        return Memory.from_defaults(session_id=key, async_database_uri=uri, tokenizer_fn=tokens)
+        return Memory.from_defaults(session_id=key, async_engine=engine, tokenizer_fn=tokens)
 
     memory = opened()
     for start in range(0, len(runs), AT_ONCE):
@@ -65,18 +76,10 @@ async def _hold(place: Place, key: str, runs: Sequence[Run]) -> AsyncGenerator[H
         return loaded
 
     async def prompt() -> None:
-        again = opened()
-        await again.aget()
-        await _close(again)
+        await opened().aget()
 
     yield Held(append, load_all, prompt)
-    await _close(memory)
-
-
-async def _close(memory: Any) -> None:
-    engine = memory.sql_store._async_engine  # noqa: SLF001 - it has no method that closes
-    if engine is not None:
-        await engine.dispose()
+    await engine.dispose()
 
 
 def _memory(budget: int) -> Any:
@@ -105,6 +108,7 @@ PRUNERS = (
     Pruner("llama-index ChatMemoryBuffer", PACKAGES, _buffer, rescanning),
     Pruner("llama-index Memory", STORED_PACKAGES, _cold, rescanning, _warm),
 )
+COUNTERS = (Pruner("llama-index ChatMemoryBuffer", PACKAGES, _awaited, rescanning), PRUNERS[1])
 STORES = (Store("llama-index Memory, SQLite", STORED_PACKAGES, _hold, most=3_000, is_durable=True),)
 HOLDER = Holder(NAME, PACKAGES, _maker)
 IMPORTS = {NAME: "llama_index.core.memory"}

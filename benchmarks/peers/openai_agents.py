@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from benchmarks.peers.base import Held, Place, Store
@@ -29,6 +29,17 @@ async def _in_sqlite(place: Place, key: str, runs: Sequence[Run]) -> AsyncGenera
 
     async with _held(opened, runs) as held:
         yield held
+
+
+@asynccontextmanager
+async def _kept_open(place: Place, key: str, runs: Sequence[Run]) -> AsyncGenerator[Held]:
+    """Hold a conversation in SQLite by one session, of which every prompt is built."""
+    from agents import SQLiteSession
+
+    session = SQLiteSession(key, place.folder / "agents-kept-open.db")
+    async with _held(lambda: nullcontext(session), runs) as held:
+        yield held
+    session.close()
 
 
 @asynccontextmanager
@@ -102,4 +113,5 @@ STORES = (
     ),
     Store("openai-agents RedisSession", (*PACKAGES, "redis"), _in_redis, needs_redis=True),
 )
+KEPT_OPEN = Store("openai-agents SQLiteSession, kept open", PACKAGES, _kept_open, is_durable=True)
 IMPORTS = {"openai-agents": "agents", "openai-agents RedisSession": "agents.extensions.memory.redis_session"}
