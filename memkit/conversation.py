@@ -94,15 +94,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     def extended(self, runs: tuple[Run, ...], positions: range) -> View:
         """Add newer runs, at what they cost if these are priced."""
-        known, sums, counter = self.positions, self.sums, self.counter
-        if sums is not None and counter is not None:
-            prices = accumulate((cost_of(run, counter) for run in runs), initial=sums[-1])
-            sums = [*sums[:-1], *prices]
+        sums: list[int] | None = None
+        if self.sums is not None and (counter := self.counter) is not None:
+            prices = accumulate((cost_of(run, counter) for run in runs), initial=self.sums[-1])
+            sums = [*self.sums[:-1], *prices]
         return msgspec.structs.replace(
-            self,
-            runs=self.runs + runs,
-            positions=_joined(known, positions),
-            sums=sums,
+            self, runs=self.runs + runs, positions=_joined(self.positions, positions), sums=sums
         )
 
     def changed(self, runs: tuple[Run, ...]) -> View:
