@@ -61,7 +61,7 @@ async def append(sitting: Sitting) -> list[Row]:
 
 async def _appends_beside(sitting: Sitting) -> list[Row]:
     asked = (*OUR_STORES, *DURABLE, *STORES)
-    found = await measure(lambda held: held.append, present(asked), SIZES, sitting, calls=_appends_in_a_round)
+    found = await measure(lambda held: held.append, present(asked), SIZES, sitting, copies=_conversations)
     rows: list[Row] = []
     for store in (*OUR_STORES, *DURABLE):
         what = "append a run, durable" if store.is_durable else "append a run"
@@ -70,12 +70,9 @@ async def _appends_beside(sitting: Sitting) -> list[Row]:
     return [*rows, *absent_rows(asked)]
 
 
-def _appends_in_a_round(held: int) -> int:
-    """Keep a history from growing much while it is timed: some peers write all of it each time.
-
-    A call that is alone in its round is a colder one, everybody's: compare libraries, not lengths.
-    """
-    return min(20, max(1, held // 50))
+def _conversations(held: int) -> int:
+    """Return how many short histories take turns, so that none grows much: some peers write all of it anew."""
+    return max(1, 1_000 // max(50, held))
 
 
 async def load(sitting: Sitting) -> list[Row]:
@@ -107,7 +104,7 @@ async def load(sitting: Sitting) -> list[Row]:
 
 async def _loads_beside(sitting: Sitting) -> list[Row]:
     asked = (*OUR_STORES, *STORES)
-    found = await measure(lambda held: held.load_all, present(asked), SIZES, sitting, calls=lambda _: 5)
+    found = await measure(lambda held: held.load_all, present(asked), SIZES, sitting, calls=5)
     rows = [row for store in OUR_STORES for row in compared("load all runs", store, found, SIZES)]
     found = await measure(lambda held: held.load_last, present(asked), SIZES, sitting)
     rows += [row for store in OUR_STORES for row in compared("load the newest 50", store, found, SIZES)]

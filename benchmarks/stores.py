@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,15 +44,16 @@ def _ours(
 ) -> Store:
     @asynccontextmanager
     async def hold(place: Place, key: str, items: Sequence[Run]) -> AsyncGenerator[Held]:
-        async with opened(place) as driver:
-            await fill(driver, key, items)
-            async with Memory(driver, key, strategy=last_runs(0)) as memory:
-                yield Held(
-                    lambda: memory.append(new_run(items[-1].input, items[-1].output)),
-                    partial(_load, driver, key, None),
-                    partial(_prompt, driver, key),
-                    partial(_load, driver, key, 50),
-                )
+        driver: Driver = place.shared.get(name) or await place.stack.enter_async_context(opened(place))
+        place.shared[name] = driver
+        await fill(driver, key, items)
+        async with Memory(driver, key, strategy=last_runs(0)) as memory:
+            yield Held(
+                lambda: memory.append(new_run(items[-1].input, items[-1].output)),
+                partial(_load, driver, key, None),
+                partial(_prompt, driver, key),
+                partial(_load, driver, key, 50),
+            )
 
     return Store(f"{OURS}, {name}", (), hold, is_durable=is_durable, needs_redis=needs_redis)
 
@@ -118,13 +120,15 @@ async def measure(
     sizes: Sequence[int],
     sitting: Sitting,
     *,
-    calls: Callable[[int], int] = lambda _: 20,
+    calls: int = 20,
+    copies: Callable[[int], int] = lambda _: 1,
 ) -> Measured:
     """Time an operation of all stores at all sizes, which take turns; what would take too long is extrapolated.
 
-    `calls` tells how many there are in a round, of the runs held. A peer that fails is left out, and said to be.
+    `copies` tells among how many conversations calls take turns, of the runs held. A peer that fails is left out,
+    and said to be.
     """
-    candidates: dict[int, dict[str, Candidate]] = {}
+    candidates: dict[str, Candidate] = {}
     of: dict[str, tuple[str, int]] = {}
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(place_for(stores))
@@ -133,10 +137,13 @@ async def measure(
                 for size in _measured_sizes(sizes, store.most // 10 if sitting.quick else store.most):
                     sitting.step(f"{store.name}: storing {size:,} runs")
                     items = runs(size, SEED, sitting.data)
-                    call = operation(await stack.enter_async_context(store.hold(place, f"k{size}", items)))
-                    if call is not None:
+                    holds = [store.hold(place, f"k{size}-{number}", items) for number in range(copies(size))]
+                    made = [operation(await stack.enter_async_context(hold)) for hold in holds]
+                    calls_made = [call for call in made if call is not None]
+                    for call in calls_made:
                         await call()
-                        candidates.setdefault(calls(size), {})[f"{store.name}|{size}"] = Candidate(call)
+                    if calls_made:
+                        candidates[f"{store.name}|{size}"] = _in_turn(calls_made)
                         of[f"{store.name}|{size}"] = store.name, size
             except Exception as error:
                 if store.name.startswith(OURS):
@@ -144,15 +151,23 @@ async def measure(
                 left_out(store.name, error)
         sitting.step("taking turns")
         rounds, patience = (5, 1.0) if sitting.quick else (15, 5.0)
-        timings: dict[str, Timing] = {}
-        for count, those in candidates.items():
-            timings |= await take_turns(those, rounds=rounds, calls=count, patience=patience)
+        timings = await take_turns(candidates, rounds=rounds, calls=calls, patience=patience)
     found: Measured = {}
     for label, (name, size) in of.items():
         found.setdefault(name, {})[size] = timings[label]
     for by_size in found.values():
         _extrapolate(by_size, sizes)
     return found
+
+
+def _in_turn(calls: Sequence[Callable[[], Awaitable[object]]]) -> Candidate:
+    """Return a candidate that makes these calls, one after the other, over and over."""
+    turns = cycle(calls)
+
+    async def call() -> None:
+        await next(turns)()
+
+    return Candidate(call)
 
 
 def present(stores: Sequence[Store]) -> list[Store]:
@@ -208,14 +223,14 @@ def _extrapolate(by_size: dict[int, Timing], sizes: Sequence[int]) -> None:
 @asynccontextmanager
 async def place_for(stores: Sequence[Store]) -> AsyncGenerator[Place]:
     """Give a folder on a disk, not in memory, and a server if one is needed."""
-    with tempfile.TemporaryDirectory(prefix="memkit-", dir=Path.cwd()) as folder:
-        if not any(store.needs_redis for store in stores):
-            yield Place(Path(folder))
-            return
-        from benchmarks.redis import served
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="memkit-", dir=Path.cwd()))
+        path = ""
+        if any(store.needs_redis for store in stores):
+            from benchmarks.redis import served
 
-        async with served(SERVER) as path:
-            yield Place(Path(folder), path)
+            path = await stack.enter_async_context(served(SERVER))
+        yield Place(Path(folder), stack, path)
 
 
 def _packages(store: Store) -> tuple[str, ...]:

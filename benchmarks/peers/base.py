@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import tiktoken
@@ -52,10 +52,15 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a store may keep what it is given: an empty folder, and the socket of a server if there is one."""
+    """Where a store may keep what it is given: an empty folder, and the socket of a server if there is one.
+
+    What is opened once for all conversations is `shared`, by a name, and closed by the `stack`.
+    """
 
     folder: Path
+    stack: AsyncExitStack
     redis: str = ""
+    shared: dict[str, Any] = {}
 
 
 class Store(msgspec.Struct, frozen=True):
