@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, cast, get_args
+from typing import Final, TypedDict, cast, get_args
 
 import msgspec
 
@@ -11,7 +11,7 @@ from memkit.codec import Codec, JsonCodec, check_codec
 from memkit.driver import Driver, Trim, capability
 from memkit.errors import BudgetError, SummaryError, UnsupportedError
 from memkit.messages import SummaryAs
-from memkit.strategies import Strategy, counter_of, last_runs
+from memkit.strategies import FACTORIES, Strategy, counter_of, last_runs
 from memkit.summaries import Summarizer, SummaryPolicy
 from memkit.tokens import TokenCounter
 
@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     What would fail after something was stored is refused when the handle is made.
 
     Raises:
+        TypeError: a driver, strategy, counter, codec or `retain` that is none.
         BudgetError: two counters, or a `retain` that leaves nothing.
         SummaryError: options about summaries that do not go together.
         UnsupportedError: the driver cannot trim, or cannot keep what the codec makes.
@@ -53,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     background: Background | None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_kinds(self)
         _check_counters(self)
         _check_retention(self)
@@ -63,7 +65,7 @@ def settings_of(driver: Driver, options: Options) -> Settings:
     """Return options as settings.
 
     Raises:
-        TypeError: an unknown option.
+        TypeError: an unknown option, or one of the wrong type.
         BudgetError, SummaryError, UnsupportedError: as `Settings` does.
     """
     unknown = options.keys() - Options.__annotations__.keys()
@@ -85,6 +87,27 @@ def settings_of(driver: Driver, options: Options) -> Settings:
         policy=options.get("policy") or SummaryPolicy(),
         background=options.get("background"),
     )
+
+
+_PARTS: Final = (
+    ("driver", ("load", "append", "commit", "delete"), "FileDriver('folder')"),
+    ("counter", ("name", "per_message", "count"), "counters.toktok('gpt-4o')"),
+    ("codec", ("encode", "decode", "encode_head", "decode_head"), "JsonCodec()"),
+)
+
+
+def _check_types(settings: Settings) -> None:
+    for name, needed, example in _PARTS:
+        value = getattr(settings, name)
+        if value is not None and not all(hasattr(value, one) for one in needed):
+            raise TypeError(f"a {name} has {', '.join(needed)}, as {example} has; {value!r:.80} has not")
+    if not callable(settings.strategy):
+        raise TypeError(f"a strategy is a function of a View, as last_runs(40) is, not {settings.strategy!r:.80}")
+    for name, factory in FACTORIES.items():
+        if settings.strategy is factory:
+            raise TypeError(f"{name} makes strategies: call it, as in last_runs(40)")
+    if settings.retain is not None and type(settings.retain) is not int:
+        raise TypeError(f"retain is a number of runs, not {settings.retain!r:.80}")
 
 
 def _check_kinds(settings: Settings) -> None:

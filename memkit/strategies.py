@@ -9,9 +9,9 @@ is never parted from its result.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -222,6 +222,12 @@ def compose(*strategies: Strategy) -> Strategy:
         raise BudgetError(f"runs are counted by one counter, not by several: {counters}")
     label = f"compose({', '.join(map(_name, parts))})"
     return NamedStrategy(label, apply, counters[0] if counters else None, tuple(parts))
+
+
+FACTORIES: Final[Mapping[str, object]] = {
+    factory.__name__: factory for factory in (last_runs, since, where, pin, prune, forget_steps, compose)
+}
+"""What makes strategies, and is none."""
 
 
 def counter_of(strategy: Strategy) -> TokenCounter | None:

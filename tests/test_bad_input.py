@@ -45,6 +45,31 @@ def test_impossible_budgets() -> None:
             Memory(InMemoryDriver(), "k", retain=retain)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strategy": 40}, r"a strategy is a function of a View, as last_runs\(40\) is, not 40"),
+        ({"strategy": last_runs}, "last_runs makes strategies: call it"),
+        ({"strategy": prune}, "prune makes strategies: call it"),
+        ({"counter": "gpt-4o"}, r"a counter has name, per_message, count, as counters.toktok\('gpt-4o'\) has"),
+        ({"codec": "json"}, r"a codec has encode, .* as JsonCodec\(\) has; 'json' has not"),
+        ({"retain": "500"}, "retain is a number of runs, not '500'"),
+        ({"retain": True}, "retain is a number of runs, not True"),
+        ({"max_tokens": 4_000}, "no option max_tokens; there are strategy, counter"),
+    ],
+    ids=range(8),
+)
+def test_options_of_the_wrong_type_are_refused_when_the_handle_is_made(options: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        Memory(InMemoryDriver(), "k", **options)
+
+
+def test_a_folder_is_no_driver() -> None:
+    folder: Any = "talks"
+    with pytest.raises(TypeError, match=r"a driver has load, .* as FileDriver\('folder'\) has; 'talks' has not"):
+        Memory(folder, "k")
+
+
 async def test_negative_tokens_and_numbers_are_refused() -> None:
     async with Memory(InMemoryDriver(), "k", strategy=prune(100), counter=approximate()) as memory:
         for reserve in (lambda: memory.view(reserve=-1), lambda: memory.messages(reserve=-1)):
