@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import msgspec
-
-from benchmarks.corpus import SEED, runs
+from benchmarks.corpus import SEED, runs, with_counts
 from benchmarks.measure import OURS, Candidate, Row, Sitting, Timing, absolute, beside, row, shown, take_turns
 from benchmarks.peers import PRUNERS
 from benchmarks.peers.base import Pruner, is_there
 from benchmarks.report import left_out
 from memkit import Conversation, InMemoryDriver, JsonCodec, Memory, Record, Run, View, approximate, new_run, prune
-from memkit.tokens import TokenCounter, count_run, counted
+from memkit.tokens import TokenCounter
 
 SIZES = (100, 1_000, 10_000)
 LADDER = (*SIZES, 300, 3_000)
@@ -33,7 +31,7 @@ class Budget:
         self._runs = {size: runs(size, SEED, sitting.data) for size in (10, *LADDER)}
         self._strategy = prune(budget, counter=counter)
         self._fits = len(self._strategy(view_of(self._runs[SIZES[-1]])).runs)
-        self._peers = [one for one in PRUNERS if sitting.peers and has(one)]
+        self._peers = [one for one in PRUNERS if sitting.peers and is_there(one.packages)]
 
     async def rows(self) -> list[Row]:
         """Return the rows: cold, stored, warm, estimated."""
@@ -120,7 +118,7 @@ class Budget:
         self._step("counts stored")
         candidates: dict[tuple[str, int], Candidate] = {}
         for size in SIZES:
-            view = view_of(with_counts(size, self._counter, self._sitting))
+            view = view_of(with_counts(self._runs[size], self._counter))
             candidates["not summed", size] = Candidate(partial(self._strategy, view), is_async=False)
             for step in (1, 8):
                 strategy = prune(self._budget, counter=self._counter, step=step)
@@ -226,7 +224,7 @@ class Budget:
 async def _handle(items: Sequence[Run], budget: int, counter: TokenCounter) -> Candidate:
     """Return what adds a run to a handle and builds a prompt, counts stored."""
     driver, codec = InMemoryDriver(), JsonCodec()
-    await driver.append("k", [Record(run.id, codec.encode(counted(run, counter))) for run in items])
+    await driver.append("k", [Record(run.id, codec.encode(run)) for run in with_counts(items, counter)])
     memory = Memory(driver, "k", strategy=prune(budget, counter=counter))
     await memory.__aenter__()
 
@@ -235,16 +233,6 @@ async def _handle(items: Sequence[Run], budget: int, counter: TokenCounter) -> C
         memory.messages()
 
     return Candidate(add, lambda: new_run(items[-1].input, items[-1].output))
-
-
-def has(peer: Pruner) -> bool:
-    return is_there(peer.packages)
-
-
-def with_counts(size: int, counter: TokenCounter, sitting: Sitting) -> tuple[Run, ...]:
-    return tuple(
-        msgspec.structs.replace(run, counts=count_run(run, counter)) for run in runs(size, SEED, sitting.data)
-    )
 
 
 def view_of(items: Sequence[Run]) -> View:

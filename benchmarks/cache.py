@@ -18,11 +18,11 @@ from typing import Literal, TypeAlias
 import msgspec
 import tiktoken
 
-from benchmarks.corpus import runs
+from benchmarks.corpus import runs, with_counts
 from benchmarks.measure import Row
 from memkit import ChatMessage, InMemoryDriver, Memory, Run, Strategy, View, counters, prune
 from memkit.adapters.openai import to_runs
-from memkit.tokens import TokenCounter, cost_of, count_run
+from memkit.tokens import TokenCounter, cost_of
 
 ENCODING = "o200k_base"
 BUDGETS = (4_000, 32_000, 128_000)
@@ -240,18 +240,14 @@ def _histories(counter: TokenCounter, data: Path | None, *, quick: bool) -> dict
     """Return conversations by a name for them: those of a file, each and joined into one, or made-up ones."""
     if data is None:
         made_up = runs(600 if quick else 2_000)
-        return {f"{len(made_up):,} made-up runs": [(None, _counted(made_up, counter))]}
+        return {f"{len(made_up):,} made-up runs": [(None, with_counts(made_up, counter))]}
     talks: list[Talk] = []
     for talk in json.loads(data.read_text("utf-8"))[: 40 if quick else None]:
         found = to_runs(talk["traj"])
         system = "\n\n".join(str(message["content"]) for message in found.system)
-        talks.append((system or None, _counted(found.runs, counter)))
+        talks.append((system or None, with_counts(found.runs, counter)))
     joined = tuple(run for _, talk in talks for run in talk)
     return {
         f"{len(talks)} conversations, each": talks,
         f"{len(talks)} conversations joined, {len(joined):,} runs": [(talks[0][0], joined)],
     }
-
-
-def _counted(items: Sequence[Run], counter: TokenCounter) -> tuple[Run, ...]:
-    return tuple(msgspec.structs.replace(run, counts=count_run(run, counter)) for run in items)

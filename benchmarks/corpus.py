@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from memkit import Run, text_of
 from memkit.adapters.openai import to_runs
+from memkit.tokens import TokenCounter, count_run
 
 SEED = 1
 DIFFERENT = 1_000
@@ -77,3 +80,8 @@ def recorded(data: Path) -> tuple[tuple[str, str], ...]:
         for talk in talks
         for run in to_runs(talk["traj"]).runs
     )
+
+
+def with_counts(items: Sequence[Run], counter: TokenCounter) -> tuple[Run, ...]:
+    """Return runs as they are stored by a handle with this counter."""
+    return tuple(msgspec.structs.replace(run, counts=count_run(run, counter)) for run in items)

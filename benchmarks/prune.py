@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.budget import Budget, has, tokenise, view_of, with_counts
-from benchmarks.corpus import SEED, runs
+from benchmarks.budget import Budget, tokenise, view_of
+from benchmarks.corpus import SEED, runs, with_counts
 from benchmarks.measure import OURS, Candidate, Row, Sitting, row, shown, take_turns
 from benchmarks.peers import PRUNERS
-from benchmarks.peers.base import ENCODING, missing
+from benchmarks.peers.base import ENCODING, is_there, missing
 from memkit import InMemoryDriver, Memory, counters, prune
 from memkit.tokens import TokenCounter
 
@@ -23,12 +23,13 @@ async def measure(sitting: Sitting) -> list[Row]:
     for budget in BUDGETS:
         rows += await Budget(budget, counter, sitting).rows()
     rows += await _faster(sitting)
-    view = view_of(with_counts(1_000, counter, sitting))
+    view = view_of(with_counts(runs(1_000, SEED, sitting.data), counter))
     priced = Candidate(partial(view.priced, counter), is_async=False)
     timings = await take_turns({"priced": priced}, rounds=5 if sitting.quick else 15, calls=20, pick=min)
     rows.append(shown("summing 1,000 stored counts, once after loading", timings["priced"]))
     rows.append(await _recounts(counter, sitting))
-    rows += [shown(missing(one.name, one.packages), "") for one in PRUNERS if sitting.peers and not has(one)]
+    absent = [one for one in PRUNERS if sitting.peers and not is_there(one.packages)]
+    rows += [shown(missing(one.name, one.packages), "") for one in absent]
     return rows
 
 

@@ -92,7 +92,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             omitted=self.omitted + len(self.runs) - len(kept),
         )
 
-    def extended(self, runs: tuple[Run, ...], positions: range) -> View:
+    def appended(self, runs: tuple[Run, ...], positions: range) -> View:
         """Add newer runs, at what they cost if these are priced."""
         sums: list[int] | None = None
         if self.sums is not None and (counter := self.counter) is not None:

@@ -23,7 +23,7 @@ MAX_LOAD: Final = 2 * 1024 * 1024
 """About how many bytes a load returns at most, if that is more than one entry; the rest stays in front.
 
 What arrives is decoded in a thread, and whatever a thread of Python does for longer than 5 ms, an event loop
-waits for.
+waits for. A driver that reads several pages of a store at once has a limit of its own.
 """
 
 

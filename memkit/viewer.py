@@ -126,7 +126,7 @@ class Viewer:
             and (now.head.summary is None or view.summary is not None)
             and now.entries[:count] == before.entries
         )
-        return view.extended(added, range(before.end, now.end)) if is_grown else None
+        return view.appended(added, range(before.end, now.end)) if is_grown else None
 
     def _seen(self, now: Conversation) -> tuple[View, list[Run]]:
         """Return all runs of a window as a view, and those of them that are to be counted."""
